@@ -1,0 +1,5 @@
+"""`python -m synergic`."""
+
+from synergic.cli import main
+
+main()

@@ -1,0 +1,154 @@
+"""Restoring files and folders: which file becomes which, and what happened to each."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from synergic.errors import SynergicError
+from synergic.images import MAX_PIXELS, WRITABLE, Picture, find_pictures, read_picture, write_picture
+from synergic.restore import TILE_SIZE, Restorer
+from synergic.tiling import Progress
+from synergic.weights import Task, weights_for
+
+COARSE_QUALITY = 75
+"""A JPEG below this quality shows its blocks more than its noise."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to restore."""
+
+    source: Path
+    target: Path
+
+
+@dataclass
+class Options:
+    """What the user asked for; restorers are loaded when first needed and kept."""
+
+    task: Literal["auto", "denoise", "photo", "jpeg"] = "auto"
+    weights: str | None = None
+    sigma: float | None = None
+    quality: int | None = None
+    strength: float = 1.0
+    device: str = "auto"
+    precision: str = "auto"
+    tile_size: int = TILE_SIZE
+    ensemble: bool = False
+    overwrite: bool = False
+    max_pixels: int = MAX_PIXELS
+    loaded: dict[str, Restorer] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse wrong usage before the first picture is touched."""
+        if not 0 <= self.strength <= 1:
+            raise SynergicError(f"strength: expected 0 to 1, got {self.strength}")
+        task = self.asked_task()
+        if self.weights is not None or task is not None:
+            name = self.weights or weights_for(task, colors=3)  # type: ignore[arg-type]
+            self.load(name).told_strength(self.sigma, self.quality)
+
+    def asked_task(self) -> Task | None:
+        """The task asked for, or what a given sigma or quality says; None leaves it to each picture."""
+        if self.task != "auto":
+            return self.task
+        if self.sigma is not None:
+            return "denoise"
+        return "jpeg" if self.quality is not None else None
+
+    def task_for(self, picture: Picture) -> Task:
+        """The task asked for; else jpeg for a coarse JPEG, photo for everything else."""
+        coarse = picture.jpeg_quality is not None and picture.jpeg_quality < COARSE_QUALITY
+        return self.asked_task() or ("jpeg" if coarse and has_weights("jpeg", picture) else "photo")
+
+    def restorer(self, picture: Picture) -> Restorer:
+        """The restorer for this picture."""
+        return self.load(self.weights or weights_for(self.task_for(picture), picture.pixels.shape[2]))
+
+    def load(self, name: str) -> Restorer:
+        """A restorer by the name of its weights, loaded once."""
+        if name not in self.loaded:
+            self.loaded[name] = Restorer.from_pretrained(
+                name, device=self.device, precision=self.precision, tile_size=self.tile_size, ensemble=self.ensemble
+            )
+        return self.loaded[name]
+
+    def quality_for(self, picture: Picture, restorer: Restorer) -> int | None:
+        """The quality given, or for JPEG weights the one that the file's own tables say."""
+        if self.quality is not None or restorer.card.task != "jpeg":
+            return self.quality
+        return picture.jpeg_quality
+
+
+def has_weights(task: Task, picture: Picture) -> bool:
+    """Are there published weights for the task?"""
+    try:
+        weights_for(task, picture.pixels.shape[2])
+    except SynergicError:
+        return False
+    return True
+
+
+def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1, 1)) -> list[Job]:
+    """One job per picture. `output` is a file if it has a picture's suffix and the input is one file; else a folder,
+    in which the folders of the input are mirrored. Shard (i, n) is every n-th job from the i-th on, i from 1."""
+    found = find_pictures(inputs)
+    if not found:
+        raise SynergicError(
+            f"{inputs[0]}: expected pictures ({', '.join(sorted(WRITABLE))}), found none; check the path"
+        )
+    single = len(inputs) == 1 and inputs[0].is_file() and output.suffix.lower() in WRITABLE and not output.is_dir()
+    jobs = [Job(source, output if single else output / relative) for source, relative in found]
+    claimed: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target in claimed:
+            raise SynergicError(
+                f"{job.source}: expected an output name of its own, got {job.target} like {claimed[job.target]}; "
+                "restore them into two folders"
+            )
+        claimed[job.target] = job.source
+    return jobs[shard[0] - 1 :: shard[1]]
+
+
+def restore_file(job: Job, options: Options, progress: Progress | None = None) -> dict[str, Any]:
+    """Restore one file. Returns what was done; raises SynergicError and writes nothing if it cannot be."""
+    started = time.monotonic()
+    if job.target.exists() and not options.overwrite:
+        raise SynergicError(f"{job.target}: exists; pass --overwrite to replace it, or --resume to skip it")
+    picture = read_picture(job.source, max_pixels=options.max_pixels)
+    restorer = options.restorer(picture)
+    pixels = restorer(
+        picture.pixels,
+        sigma=options.sigma,
+        quality=options.quality_for(picture, restorer),
+        strength=options.strength,
+        progress=progress,
+    )
+    restored = Picture(pixels, picture.alpha, picture.metadata, picture.jpeg_quality)
+    write_picture(job.target, restored, overwrite=options.overwrite)
+    height, width = pixels.shape[:2]
+    return {
+        "status": "restored",
+        "weights": restorer.card.name,
+        "task": restorer.card.task,
+        "width": width,
+        "height": height,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def restore_files(
+    jobs: Sequence[Job], options: Options, resume: bool = False, progress: Progress | None = None
+) -> Iterator[dict[str, Any]]:
+    """Restore many files; a file that fails becomes a result with its error, and the next one is taken."""
+    for job in jobs:
+        result: dict[str, Any] = {"input": str(job.source), "output": str(job.target)}
+        if resume and job.target.exists():
+            yield result | {"status": "skipped"}
+            continue
+        try:
+            yield result | restore_file(job, options, progress)
+        except SynergicError as error:
+            yield result | {"status": "failed", "error": str(error)}

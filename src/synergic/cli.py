@@ -1,0 +1,210 @@
+"""The `synergic` command. Each subcommand imports what it needs, so that --help does not import torch."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from synergic.errors import SynergicError
+
+FOLDER = click.Path(path_type=Path)
+TASKS = click.Choice(["auto", "denoise", "photo", "jpeg"])
+PRECISIONS = click.Choice(["auto", "float32", "bfloat16"])
+
+
+def main() -> None:
+    """Run the command. Exit code 0: all fine; 1: some files failed; 2: wrong usage; 130: interrupted."""
+    try:
+        sys.exit(command(standalone_mode=False))
+    except click.ClickException as error:
+        fail(error.format_message())
+    except SynergicError as error:
+        fail(str(error))
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("synergic: interrupted; finished files are whole, go on with --resume", err=True)
+        sys.exit(130)
+
+
+def fail(message: str) -> None:
+    """One line on stderr, exit code 2."""
+    click.echo(f"synergic: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+@click.group(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="synergic")
+def command() -> None:
+    """Clean pictures: removes noise, camera noise and JPEG artifacts with SAT-Net."""
+
+
+@command.command()
+@click.argument("inputs", nargs=-1, required=True, type=FOLDER, metavar="INPUT...")
+@click.option("-o", "--output", required=True, type=FOLDER, help="A file for one input file; else a folder.")
+@click.option("--task", type=TASKS, default="auto", show_default=True, help="What to remove; auto decides by the file.")
+@click.option("--weights", help="Published weights by name, or a weights file, in place of the task's.")
+@click.option("--sigma", type=float, help="Noise level, 0-255 scale (denoise, photo). Unknown unless given.")
+@click.option("--quality", type=int, help="JPEG quality, 1-100 (jpeg). Read from the file unless given.")
+@click.option("--strength", type=float, default=1.0, show_default=True, help="Blend: 0 the input, 1 fully restored.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
+@click.option("--tile-size", type=int, default=512, show_default=True, help="Side of a tile in pixels.")
+@click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns: slightly better, 8 times slower.")
+@click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@click.option("--resume", is_flag=True, help="Skip inputs whose output exists.")
+@click.option("--max-pixels", type=int, help="Refuse larger pictures. [default: 500000000]")
+@click.option("--shard", metavar="I/N", help="Only every N-th picture from the I-th on, I from 1.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per file on stdout.")
+def restore(
+    inputs: tuple[Path, ...],
+    output: Path,
+    shard: str | None,
+    resume: bool,
+    as_json: bool,
+    max_pixels: int | None,
+    **asked: Any,
+) -> None:
+    """Restore pictures: files, and folders with all that is in them."""
+    from synergic.batch import Options, plan_jobs, restore_files
+
+    if asked["overwrite"] and resume:
+        raise SynergicError("--overwrite and --resume: expected one of them, got both")
+    jobs = plan_jobs(inputs, output, parse_shard(shard))
+    options = Options(**asked) if max_pixels is None else Options(**asked, max_pixels=max_pixels)
+    options.check()
+    failed = 0
+    with Bars(len(jobs)) as bars:
+        for result in restore_files(jobs, options, resume, bars.tile):
+            bars.file(result["input"])
+            failed += result["status"] == "failed"
+            if as_json:
+                click.echo(json.dumps(result))
+            elif result["status"] == "failed":
+                bars.say(f"synergic: {result['error']}")
+    sys.exit(1 if failed else 0)
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """ "I/N" as (I, N); (1, 1) for none."""
+    if text is None:
+        return 1, 1
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise SynergicError(f"--shard: expected I/N with I from 1 to N, got {text!r}")
+    return int(index), int(count)
+
+
+class Bars:
+    """Two progress bars on stderr, files and the tiles of the current one; silent where stderr is not a terminal."""
+
+    def __init__(self, files: int) -> None:
+        from tqdm import tqdm
+
+        self.files = tqdm(total=files, unit="file", disable=None, position=0)
+        self.tiles = tqdm(unit="tile", disable=None, position=1, leave=False)
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.tiles.close()
+        self.files.close()
+
+    def tile(self, done: int, total: int) -> None:
+        """Called after each tile."""
+        self.tiles.total, self.tiles.n = total, done
+        self.tiles.refresh()
+
+    def file(self, name: str) -> None:
+        """Called after each file."""
+        self.files.set_description(Path(name).name[-30:])
+        self.files.update()
+        self.tiles.reset()
+
+    def say(self, line: str) -> None:
+        """A line on stderr that leaves the bars whole."""
+        self.files.write(line, file=sys.stderr)
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="The whole cards as JSON.")
+def weights(as_json: bool) -> None:
+    """Published weights: task, parameters, training data, licence, measured scores."""
+    from dataclasses import asdict
+
+    from synergic.network import SATNet, count_parameters
+    from synergic.weights import published_weights, read_header
+
+    headers = [read_header(path) for path in published_weights().values()]
+    sizes = [count_parameters(SATNet(config)) for config, _ in headers]
+    if as_json:
+        described = zip(sizes, headers, strict=True)
+        cards = [{"parameters": n, **asdict(card), "config": asdict(config)} for n, (config, card) in described]
+        click.echo(json.dumps(cards, indent=1))
+        return
+    for parameters, (_, card) in zip(sizes, headers, strict=True):
+        click.echo(f"{card.name}: {card.task}, {parameters:,} parameters")
+        click.echo(f"  data: {card.data} ({card.licence})")
+        click.echo(f"  training: {card.steps:,} steps, {card.seconds:,.0f} s on {card.hardware}")
+        for protocol, score in card.scores.items():
+            click.echo(f"  {protocol}: {score:.2f} dB")
+        if card.limits:
+            click.echo(f"  limits: {card.limits}")
+
+
+@command.command()
+@click.option("--weights", "name", required=True, help="Published weights by name, or a weights file.")
+@click.option("--data", required=True, type=FOLDER, help="Folder of clean pictures.")
+@click.option("--sigma", type=float, help="White Gaussian noise of this level, 0-255 scale.")
+@click.option("--quality", type=int, help="JPEG compression of this quality, 1-100.")
+@click.option("--pairs", type=FOLDER, help="Folder of degraded pictures, with the names of the clean ones.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise, the same for each picture.")
+@click.option("--limit", type=int, help="Only the first pictures.")
+@click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
+@click.option("--save", type=FOLDER, help="Folder for the restored pictures.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
+@click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns.")
+@click.option("--json", "report", type=FOLDER, help="Write the report to this file.")
+def evaluate(
+    name: str, save: Path | None, device: str, precision: str, ensemble: bool, report: Path | None, **protocol: Any
+) -> None:
+    """PSNR and SSIM on a folder of clean pictures, with the protocol beside the figures."""
+    from synergic.evaluate import Protocol, evaluate
+    from synergic.restore import Restorer
+
+    chosen = Protocol(**protocol)
+    restorer = Restorer.from_pretrained(name, device=device, precision=precision, ensemble=ensemble)
+    result = evaluate(restorer, chosen, save)
+    for key, value in result["protocol"].items():
+        click.echo(f"{key}: {value}")
+    for image in result["images"]:
+        click.echo(f"{image['name']}  {image['psnr']:.3f} dB  SSIM {image['ssim']:.4f}")
+    click.echo(
+        f"degraded {result['degraded_psnr']:.3f} dB; restored {result['psnr']:.3f} dB, SSIM {result['ssim']:.4f}"
+    )
+    if report is not None:
+        report.write_text(json.dumps(result, indent=1))
+
+
+@command.command()
+@click.argument("recipe", type=FOLDER)
+@click.option("-o", "--output", "run", required=True, type=FOLDER, help="Folder of the run.")
+@click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe, such as network.depth=4."
+)
+@click.option("--resume", is_flag=True, help="Go on from the run's saved state.")
+@click.option("--max-seconds", type=float, help="Stop after this long; the state is saved.")
+@click.option("--accelerator", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+def train(
+    recipe: Path, run: Path, changes: tuple[str, ...], resume: bool, max_seconds: float | None, accelerator: str
+) -> None:
+    """Train a network by a recipe: weights, log and resumable state go to the run's folder."""
+    from synergic.train import read_recipe, train
+
+    pairs = [change.partition("=") for change in changes]
+    if wrong := [change for change, (_, equals, _) in zip(changes, pairs, strict=True) if not equals]:
+        raise SynergicError(f"--set: expected KEY=VALUE, got {wrong[0]!r}")
+    read = read_recipe(recipe, {key: value for key, _, value in pairs})
+    train(read, run, resume=resume, max_seconds=max_seconds, accelerator=accelerator)

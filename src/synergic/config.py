@@ -1,0 +1,27 @@
+"""Mappings from files into frozen dataclasses, strictly."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from synergic.errors import SynergicError
+
+T = TypeVar("T")
+
+
+def read_config(cls: type[T], mapping: Mapping[str, Any], source: object) -> T:
+    """The mapping as a `cls`. An unknown key or a wrong value raises SynergicError, naming `source` and the key."""
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for key in mapping:
+        if key not in known:
+            nearest = get_close_matches(key, known, n=1, cutoff=0)[0]
+            raise SynergicError(f"{source}: expected a known key, got {key!r}; did you mean {nearest!r}?")
+    try:
+        return TypeAdapter(cls).validate_python(dict(mapping))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
+        raise SynergicError(f"{source}: {where}: {first['msg']}, got {first['input']!r}") from None

@@ -1,0 +1,100 @@
+"""Pictures for training and for evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from synergic.degradations import Degradation
+from synergic.errors import SynergicError
+from synergic.images import find_pictures, from_float, read_pixels, to_float
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Degraded N C H W, clean N C H W, strength N."""
+
+
+def to_colors(pixels: np.ndarray, colors: int) -> np.ndarray:
+    """H W 1 or H W 3 -> H W `colors`, same dtype. Gray is ITU-R 601 luma, rounded as Pillow's mode L."""
+    if pixels.shape[2] == colors:
+        return pixels
+    if colors == 3:
+        return np.repeat(pixels, 3, axis=2)
+    weights = np.array([19595, 38470, 7471])  # 0.299, 0.587, 0.114 in 16 bits of fraction
+    if pixels.dtype == np.float32:
+        return (pixels @ (weights / 65536).astype(np.float32))[..., None]
+    return ((pixels @ weights + 0x8000) >> 16).astype(pixels.dtype)[..., None]
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """H W C, uint8, uint16 or float32 -> float32 C H W; integers are divided by their greatest value."""
+    return torch.from_numpy(to_float(pixels)).permute(2, 0, 1)
+
+
+def to_uint8(picture: Tensor) -> np.ndarray:
+    """float C H W -> uint8 H W C, clipped to [0, 1] and rounded."""
+    return from_float(picture.detach().permute(1, 2, 0).float().cpu().numpy(), np.uint8)
+
+
+def matlab_luma(pixels: np.ndarray) -> np.ndarray:
+    """uint8 H W 3 -> uint8 H W 1: the Y of MATLAB's rgb2ycbcr, 16-235 (ITU-R BT.601)."""
+    luma = 16 + pixels.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+    return np.floor(luma + 0.5).astype(np.uint8)[..., None]
+
+
+def read_folder(folder: Path, colors: int | None = None) -> list[tuple[str, np.ndarray]]:
+    """Every picture of a folder (recursive, sorted) as (name without suffix, uint8 H W C); C as the file has it, or
+    `colors`."""
+    pictures = []
+    for path, relative in find_pictures([folder]):
+        pixels = read_pixels(path)
+        if pixels.dtype != np.uint8:
+            raise SynergicError(f"{path}: expected an 8-bit picture, got {pixels.dtype}; convert it to 8 bit")
+        pictures.append((str(relative.with_suffix("")), pixels if colors is None else to_colors(pixels, colors)))
+    if not pictures:
+        raise SynergicError(f"{folder}: expected a folder with pictures, found none; check the path")
+    return pictures
+
+
+class Crops(Dataset[Batch]):
+    """Batches of degraded crops. Batch number `step` is a pure function of (seed, step), on any number of processes."""
+
+    def __init__(
+        self,
+        pictures: Sequence[np.ndarray],
+        degradation: Degradation,
+        *,
+        crop_size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """pictures: uint8 H W C. `rank` of `world_size` processes gets every world_size-th crop of a batch."""
+        small = [p.shape[:2] for p in pictures if min(p.shape[:2]) < crop_size]
+        if small:
+            raise SynergicError(
+                f"crop_size: expected at most the smallest picture, got {crop_size} and a picture of {small[0]}"
+            )
+        self.pictures, self.degradation, self.crop_size = pictures, degradation, crop_size
+        self.seed = seed
+        self.indices = range(rank, batch_size, world_size)
+
+    def __getitem__(self, step: int) -> Batch:
+        samples = [self.sample(step, index) for index in self.indices]
+        degraded, clean, strength = zip(*samples, strict=True)
+        return torch.stack(degraded), torch.stack(clean), torch.tensor(strength)
+
+    def sample(self, step: int, index: int) -> tuple[Tensor, Tensor, float]:
+        """Crop number `index` of a batch: degraded and clean C H W, strength."""
+        draw = np.random.default_rng((self.seed, step, index))
+        picture = self.pictures[int(draw.integers(len(self.pictures)))]
+        top, left = (int(draw.integers(length - self.crop_size + 1)) for length in picture.shape[:2])
+        crop = picture[top : top + self.crop_size, left : left + self.crop_size]
+        crop = np.rot90(crop, int(draw.integers(4)))
+        crop = crop[:, ::-1] if draw.integers(2) else crop
+        clean = to_tensor(crop)
+        degraded, strength = self.degradation(clean, Generator().manual_seed(int(draw.integers(2**63))))
+        return degraded, clean, strength

@@ -1,0 +1,229 @@
+"""Degradations: clean -> degraded, with an explicit generator.
+
+Pictures are float32 tensors C H W in [0, 1]. `sigma` is on the 0-255 scale, `quality` is 1-100; `strength` is what
+a conditioned network is told: sigma/255 or quality/100.
+"""
+
+from dataclasses import dataclass
+from math import exp, log
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from synergic.errors import SynergicError
+from synergic.images import compress_jpeg
+from synergic.network import UNKNOWN_STRENGTH
+
+
+class Degradation(Protocol):
+    """Draws a strength and degrades one picture: C H W -> (degraded C H W, strength)."""
+
+    def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]: ...
+
+
+def add_gaussian_noise(clean: Tensor, sigma: float, generator: Generator) -> Tensor:
+    """White Gaussian noise in float32, neither clipped nor rounded."""
+    return clean + torch.randn(clean.shape, generator=generator) * (sigma / 255)
+
+
+def add_jpeg_artifacts(clean: Tensor, quality: int, subsampling: bool = False) -> Tensor:
+    """JPEG at `quality` and back, in 8 bit; a gray picture as a gray JPEG."""
+    pixels = clean.mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+    return torch.from_numpy(compress_jpeg(pixels, quality, subsampling=subsampling)).permute(2, 0, 1) / 255
+
+
+def uniform(low: float, high: float, generator: Generator) -> float:
+    """One draw from [low, high)."""
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def hidden(strength: float, blind: float, generator: Generator) -> float:
+    """The strength, or with probability `blind` UNKNOWN_STRENGTH."""
+    return UNKNOWN_STRENGTH if uniform(0, 1, generator) < blind else strength
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """White Gaussian noise of a sigma drawn uniformly."""
+
+    sigma_min: float = 0.0
+    """Least standard deviation, 0-255 scale."""
+    sigma_max: float = 75.0
+    """Greatest standard deviation, 0-255 scale."""
+    blind: float = 0.25
+    """Share of pictures whose strength is hidden from the network."""
+
+    def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
+        sigma = uniform(self.sigma_min, self.sigma_max, generator)
+        degraded = add_gaussian_noise(clean, sigma, generator)
+        return degraded, hidden(sigma / 255, self.blind, generator)
+
+
+@dataclass(frozen=True)
+class JPEG:
+    """JPEG compression of a quality drawn uniformly."""
+
+    quality_min: int = 5
+    """Least quality, 1-100."""
+    quality_max: int = 95
+    """Greatest quality, 1-100."""
+    subsampled: float = 0.5
+    """Share of colour pictures compressed with chroma subsampling (4:2:0)."""
+    blind: float = 0.25
+    """Share of pictures whose strength is hidden from the network."""
+
+    def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
+        quality = int(uniform(self.quality_min, self.quality_max + 1, generator))
+        subsampling = uniform(0, 1, generator) < self.subsampled
+        degraded = add_jpeg_artifacts(clean, quality, subsampling)
+        return degraded, hidden(quality / 100, self.blind, generator)
+
+
+@dataclass(frozen=True)
+class CameraNoise:
+    """Noise of a camera in a finished photograph: signal-dependent, correlated over neighbours, then JPEG.
+
+    The picture is taken back to linear sensor values, shot and read noise are added to its Bayer mosaic, and the
+    noise is carried through demosaicing, white balance, colour matrix, tone curve and JPEG. Only the noise passes
+    through demosaicing: the picture keeps its sharpness, so the network learns to remove noise, not to sharpen.
+
+    After T. Brooks et al., "Unprocessing images for learned raw denoising", CVPR 2019 (gains, matrices, tone curve,
+    noise levels), and S. Guo et al., "Toward convolutional blind denoising of real photographs" (CBDNet), CVPR 2019
+    (in-camera pipeline with demosaicing and JPEG).
+    """
+
+    shot_min: float = 1e-5
+    """Least shot noise: variance for a linear signal of 1. Brooks et al. measured 1e-4 to 1.2e-2 on a phone."""
+    shot_max: float = 1e-2
+    """Greatest shot noise."""
+    fine_max: float = 1.2
+    """Greatest sigma, in pixels, of the blur that in-camera filters and resizing leave on the noise."""
+    coarse_max: float = 1.5
+    """Greatest weight of the noise's coarse part (blurred with sigma 1-3), which in-camera filters let through."""
+    chroma_min: float = 0.0
+    """Least share of the noise's colour that in-camera filters leave."""
+    jpeg: float = 0.7
+    """Share of pictures that end as a JPEG."""
+    quality_min: int = 75
+    """Least JPEG quality."""
+    clean: float = 0.05
+    """Share of pictures without sensor noise: what is clean is to be left alone."""
+    blind: float = 0.75
+    """Share of pictures whose strength (root mean square of the noise) is hidden from the network."""
+
+    def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
+        if clean.shape[0] != 3:
+            raise SynergicError(
+                f"camera noise: expected RGB pictures, got {clean.shape[0]} channels; set network.colors to 3"
+            )
+        degraded = clean
+        if uniform(0, 1, generator) >= self.clean:
+            degraded = self.add_sensor_noise(clean, generator)
+        degraded = degraded.clamp(0, 1).mul(255).round() / 255
+        if uniform(0, 1, generator) < self.jpeg:
+            quality = int(uniform(self.quality_min, 101, generator))
+            degraded = add_jpeg_artifacts(degraded, quality, subsampling=uniform(0, 1, generator) < 0.5)
+        strength = (degraded - clean).square().mean().sqrt().item()
+        return degraded, hidden(strength, self.blind, generator)
+
+    def add_sensor_noise(self, clean: Tensor, generator: Generator) -> Tensor:
+        """Noise of one random camera and exposure, at the picture's own sharpness. C H W -> C H W, not clipped."""
+        camera = Camera.draw(generator)
+        shot = exp(uniform(log(self.shot_min), log(self.shot_max), generator))
+        read = exp(2.18 * log(shot) + 1.20 + 0.26 * torch.randn((), generator=generator).item())
+        raw = camera.to_raw(clean)
+        deviation = (raw * shot + read).sqrt()
+        noise = torch.randn(raw.shape, generator=generator) * deviation  # one colour of each is kept by the mosaic
+        noise = demosaic(noise * bayer_mask(raw.shape[1], raw.shape[2], offset=int(uniform(0, 4, generator))))
+        return clean + self.filter_in_camera(camera.to_picture(raw + noise) - camera.to_picture(raw), generator)
+
+    def filter_in_camera(self, noise: Tensor, generator: Generator) -> Tensor:
+        """What noise reduction inside a camera leaves: smoother, coarser and less colourful noise. C H W -> C H W."""
+        fine = blur(noise, uniform(0, self.fine_max, generator))
+        coarse = blur(noise, uniform(1, 3, generator)) * uniform(0, self.coarse_max, generator)
+        noise = fine + coarse
+        luma = noise.mean(0, keepdim=True)
+        return luma + (noise - luma) * uniform(self.chroma_min, 1, generator)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """White balance, colour matrix and brightness between linear sensor values and a finished picture."""
+
+    matrix: Tensor
+    """Linear sensor RGB (white-balanced) to linear picture RGB, 3 x 3; its rows sum to 1, so that gray stays gray."""
+    gains: Tensor
+    """White-balance gains of red, green, blue times the digital gain, 3 x 1 x 1."""
+    contrast: float
+    """Share of the smooth-step tone curve, 0 to 1."""
+
+    @staticmethod
+    def draw(generator: Generator) -> "Camera":
+        """A random camera: crosstalk between the colours as colour matrices have it, gains as in Brooks et al."""
+        crosstalk = torch.rand(3, 3, generator=generator) * 0.6 * (1 - torch.eye(3))
+        matrix = torch.eye(3) + torch.diag(crosstalk.sum(1)) - crosstalk
+        digital = 1 / max(0.5, 0.8 + 0.1 * torch.randn((), generator=generator).item())
+        red, blue = uniform(1.5, 2.4, generator), uniform(1.4, 2.0, generator)
+        gains = digital * torch.tensor([red, 1.0, blue]).view(3, 1, 1)
+        return Camera(matrix, gains, contrast=uniform(0, 1, generator))
+
+    def to_raw(self, picture: Tensor) -> Tensor:
+        """sRGB picture in [0, 1] -> linear sensor values, at least 0."""
+        toned = torch.lerp(picture, inverse_smooth_step(picture), self.contrast)
+        balanced = torch.einsum("ij,jhw->ihw", torch.linalg.inv(self.matrix), from_srgb(toned))
+        return (balanced / self.gains).clamp(min=0)
+
+    def to_picture(self, raw: Tensor) -> Tensor:
+        """Linear sensor values -> sRGB picture in [0, 1], clipped."""
+        linear = torch.einsum("ij,jhw->ihw", self.matrix, raw * self.gains).clamp(0, 1)
+        picture = to_srgb(linear)
+        return torch.lerp(picture, smooth_step(picture), self.contrast)
+
+
+def from_srgb(picture: Tensor) -> Tensor:
+    """The sRGB curve (IEC 61966-2-1) undone: [0, 1] -> linear [0, 1]."""
+    return torch.where(picture <= 0.04045, picture / 12.92, ((picture + 0.055) / 1.055).clamp(min=0) ** 2.4)
+
+
+def to_srgb(linear: Tensor) -> Tensor:
+    """The sRGB curve (IEC 61966-2-1): linear [0, 1] -> [0, 1]."""
+    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
+
+
+def smooth_step(x: Tensor) -> Tensor:
+    """The tone curve 3x^2 - 2x^3."""
+    return x * x * (3 - 2 * x)
+
+
+def inverse_smooth_step(y: Tensor) -> Tensor:
+    """The x in [0, 1] with smooth_step(x) = y."""
+    return 0.5 - torch.sin(torch.asin((1 - 2 * y).clamp(-1, 1)) / 3)
+
+
+def bayer_mask(height: int, width: int, offset: int) -> Tensor:
+    """Which colour each sensor pixel sees, 3 H W of 0 and 1; `offset` 0-3 shifts the RGGB pattern."""
+    row = (torch.arange(height) + offset // 2) % 2
+    column = (torch.arange(width) + offset % 2) % 2
+    red = (1 - row)[:, None] * (1 - column)
+    blue = row[:, None] * column
+    return torch.stack([red, 1 - red - blue, blue]).float()
+
+
+def demosaic(mosaic: Tensor) -> Tensor:
+    """Bilinear interpolation of a Bayer mosaic, 3 H W with zeros where a colour was not measured."""
+    cross = torch.tensor([[0.0, 0.25, 0.0], [0.25, 1.0, 0.25], [0.0, 0.25, 0.0]])
+    full = torch.tensor([[0.25, 0.5, 0.25], [0.5, 1.0, 0.5], [0.25, 0.5, 0.25]])
+    kernels = torch.stack([full, cross, full])[:, None]
+    padded = F.pad(mosaic[None], (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, kernels, groups=3)[0]
+
+
+def blur(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of C H W, separable over 13 pixels; sigma in pixels, 0 leaves it."""
+    offsets = torch.arange(-6.0, 7.0)
+    window = torch.exp(-(offsets**2) / (2 * max(sigma, 0.05) ** 2))
+    window = window / window.sum()
+    across = F.conv2d(F.pad(x[:, None], (6, 6, 6, 6), mode="replicate"), window.view(1, 1, 1, 13))  # C 1 H+12 W
+    return F.conv2d(across, window.view(1, 1, 13, 1))[:, 0]

@@ -1,0 +1,123 @@
+"""Benchmark figures with their exact protocol."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from synergic.data import matlab_luma, read_folder, to_colors, to_tensor, to_uint8
+from synergic.degradations import add_gaussian_noise, add_jpeg_artifacts
+from synergic.errors import SynergicError
+from synergic.images import Picture, write_picture
+from synergic.metrics import psnr, psnr_b, ssim
+from synergic.network import count_parameters
+from synergic.restore import Restorer
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the degraded pictures come about. Exactly one of sigma, quality, pairs is given."""
+
+    data: Path
+    """Folder of clean pictures."""
+    sigma: float | None = None
+    """White Gaussian noise, 0-255 scale; float32, neither clipped nor rounded before the network."""
+    quality: int | None = None
+    """JPEG quality, 1-100."""
+    pairs: Path | None = None
+    """Folder of degraded pictures with the names of the clean ones."""
+    seed: int = 0
+    """Seed of the noise: a fresh generator with it for each picture."""
+    limit: int | None = None
+    """Only the first pictures."""
+    blind: bool = False
+    """Do not tell the network the strength."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("sigma", "quality", "pairs") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise SynergicError(f"evaluate: expected one of sigma, quality, pairs, got {' and '.join(given) or 'none'}")
+
+    def samples(self, colors: int) -> Iterator[tuple[str, Tensor, np.ndarray]]:
+        """(name, degraded float32 C H W, clean uint8 H W C); gray if `colors` is 1, else as the files are."""
+        degraded = {} if self.pairs is None else dict(read_folder(self.pairs))
+        for name, pixels in read_folder(self.data)[: self.limit]:
+            clean = self.in_colors(pixels, colors)
+            if self.pairs is None:
+                yield name, self.degrade(to_tensor(clean)), clean
+            elif name in degraded and degraded[name].shape == pixels.shape:
+                yield name, to_tensor(self.in_colors(degraded[name], colors)), clean
+            else:
+                got = degraded[name].shape if name in degraded else "none"
+                raise SynergicError(f"{self.pairs}: {name}: expected a degraded picture of {pixels.shape}, got {got}")
+
+    def in_colors(self, pixels: np.ndarray, colors: int) -> np.ndarray:
+        """As the file is for a colour network; for a gray one Pillow's gray, or for JPEG MATLAB's luma."""
+        if colors == 3 or pixels.shape[2] == 1:
+            return pixels
+        return to_colors(pixels, 1) if self.quality is None else matlab_luma(pixels)
+
+    def degrade(self, clean: Tensor) -> Tensor:
+        """The synthetic degradation. C H W -> C H W."""
+        if self.sigma is not None:
+            return add_gaussian_noise(clean, self.sigma, Generator().manual_seed(self.seed))
+        assert self.quality is not None
+        return add_jpeg_artifacts(clean, self.quality)
+
+    def describe(self, restorer: Restorer) -> dict[str, Any]:
+        """The protocol in words, to stand beside every figure."""
+        kinds = {
+            "sigma": f"white Gaussian noise, sigma {self.sigma}, float32, not clipped, seed {self.seed} per picture"
+        }
+        kinds["quality"] = f"JPEG quality {self.quality}; gray networks: luma as MATLAB's rgb2ycbcr (16-235)"
+        kinds["pairs"] = f"degraded pictures from {self.pairs}"
+        given = next(name for name in kinds if getattr(self, name) is not None)
+        window, precision = restorer.network.config.window, str(restorer.precision).removeprefix("torch.")
+        return {
+            "data": str(self.data),
+            "degradation": kinds[given],
+            "strength": "unknown to the network" if self.blind or self.pairs else "known to the network",
+            "inference": f"whole picture, no tiles, attention windows {window}, {precision}",
+            "ensemble": restorer.ensemble,
+            "output": "clipped to [0, 1], rounded to 8 bit",
+            "psnr": "dB, whole picture, no border, mean over pictures",
+            "ssim": "Wang et al. 2004, 11x11 Gaussian of sigma 1.5, valid region, data range 255, mean over channels",
+        }
+
+
+def evaluate(restorer: Restorer, protocol: Protocol, save: Path | None = None) -> dict[str, Any]:
+    """PSNR and SSIM of every picture and their means; PSNR-B for gray JPEGs. `save`: folder for restored pictures."""
+    images = []
+    sigma, quality = (None, None) if protocol.blind else (protocol.sigma, protocol.quality)
+    for name, degraded, clean in protocol.samples(restorer.network.config.colors):
+        with torch.inference_mode():
+            restored = to_uint8(restorer.tensor(degraded[None].to(restorer.device), sigma=sigma, quality=quality)[0])
+        scores = {
+            "psnr": psnr(restored, clean),
+            "ssim": ssim(restored, clean),
+            "degraded_psnr": psnr_of(degraded, clean),
+        }
+        if protocol.quality is not None and clean.shape[2] == 1:
+            scores["psnr_b"] = psnr_b(restored, clean)
+        images.append((name, scores))
+        if save is not None:
+            write_picture(save / f"{name}.png", Picture(restored, None, {}, None), overwrite=True)
+    means = {key: fmean(scores[key] for _, scores in images) for key in images[0][1]}
+    return {
+        **means,
+        "images": [{"name": name, **scores} for name, scores in images],
+        "protocol": protocol.describe(restorer),
+        "weights": restorer.card.name,
+        "parameters": count_parameters(restorer.network),
+    }
+
+
+def psnr_of(degraded: Tensor, clean: np.ndarray) -> float:
+    """PSNR in dB of a degraded picture as the network gets it: float, neither clipped nor rounded."""
+    error = (degraded.permute(1, 2, 0).double().numpy() * 255 - clean) ** 2
+    return float(10 * np.log10(255**2 / error.mean())) if error.any() else float("inf")

@@ -1,0 +1,65 @@
+"""Which device computes, and in which precision."""
+
+import platform
+from pathlib import Path
+
+import torch
+
+from synergic.errors import SynergicError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` takes CUDA, then Apple's, then the CPU. A device that is not there raises SynergicError."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise SynergicError(f"device: expected one that this machine has, got {name!r}; try auto or cpu") from None
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """`auto` takes bfloat16 only where the hardware computes in it, float32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+    if name not in PRECISIONS:
+        raise SynergicError(f"precision: expected auto, float32 or bfloat16, got {name!r}")
+    return PRECISIONS[name]
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """AVX512-BF16, AMX or Arm BF16 on a CPU; Ampere or later on CUDA."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    flags = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's
+    return bool(flags & cpu_flags())
+
+
+def cpu_flags() -> set[str]:
+    """The processor's feature flags, as Linux lists them; empty elsewhere."""
+    return set(cpu_information("flags").split()) | set(cpu_information("Features").split())
+
+
+def cpu_information(key: str) -> str:
+    """What Linux says of the first processor under `key`, such as "model name"; nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
+
+
+def describe(device: torch.device) -> str:
+    """A few words for a weights card: which processor, how many threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = cpu_information("model name") or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else f"{name} {device.type}"

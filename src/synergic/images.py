@@ -1,0 +1,418 @@
+"""Picture files and arrays: depth, alpha, orientation, colour profile and metadata survive the way in and out.
+
+The only file that imports the image library (libvips). Its threads do not survive a fork: a process that has read a
+picture starts its workers with "spawn" or "forkserver" (in a DataLoader, `multiprocessing_context`).
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips  # type: ignore[import-untyped]
+
+from synergic.errors import SynergicError
+
+__all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "compress_jpeg", "find_pictures"]
+__all__ += ["from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
+
+pyvips.block_untrusted_set(True)
+pyvips.cache_set_max(0)  # libvips would answer a second read of a path from memory, though the file has changed
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture in memory."""
+
+    pixels: np.ndarray
+    """H W C, C = 1 (gray) or 3 (RGB), upright; uint8 | uint16 | float32, may be a view into an array with alpha"""
+    alpha: np.ndarray | None
+    """H W, the same dtype"""
+    metadata: Mapping[str, bytes | str | float]
+    """colour profile, EXIF, XMP, IPTC, comments and resolution under libvips' names, carried from read to write"""
+    jpeg_quality: int | None
+    """1-100, the standard quality closest to a JPEG's luma quantisation table; None for every other format"""
+
+
+@dataclass(frozen=True)
+class _Format:
+    """What a file format can hold, and how it is saved."""
+
+    name: str
+    dtypes: tuple[str, ...]
+    alpha: bool
+    options: Mapping[str, Any]
+
+
+_JPEG = _Format("JPEG", ("uint8",), False, {"Q": 95, "subsample_mode": "off"})
+_PNG = _Format("PNG", ("uint8", "uint16"), True, {"filter": "all"})
+_TIFF = _Format("TIFF", ("uint8", "uint16", "float32"), True, {"compression": "deflate"})
+_WEBP = _Format("WebP", ("uint8",), True, {"lossless": True, "exact": True})  # exact: colour under alpha 0 as well
+_FORMATS = {".png": _PNG, ".jpg": _JPEG, ".jpeg": _JPEG, ".tif": _TIFF, ".tiff": _TIFF, ".webp": _WEBP}
+
+READABLE: frozenset[str] = frozenset(_FORMATS)
+"""Lower-case suffixes that folders are searched for. A file's content, not its suffix, decides how it is read."""
+WRITABLE: frozenset[str] = frozenset(_FORMATS)
+"""Lower-case suffixes that `write_picture` accepts."""
+MAX_PIXELS = 500_000_000
+"""The default limit on width x height: 1.5 GB as 8-bit RGB, five times the largest pictures we promise to restore."""
+
+_DTYPES = {"uchar": "uint8", "ushort": "uint16", "float": "float32"}
+_CHANNELS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "scrgb": 3}
+_KEPT = re.compile(r"(icc-profile|exif|xmp|iptc|photoshop)-data|image-description|png-comment-.*|resolution-unit")
+_HARMLESS = re.compile(r"extraneous bytes|JFIF revision|Adobe color transform|Invalid SOS parameters|^\s*$")
+_UNKNOWN_RESOLUTION = 1.0  # pixels per mm: what libvips says of a file that has none
+
+
+def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read one picture, upright, at the depth of its file type.
+
+    Palettes are expanded to RGB and 1-, 2- and 4-bit gray to uint8; values are never rescaled otherwise. `max_pixels`
+    is compared with the header, before anything is decoded. Memory: the decoded array; twice that for a moment where
+    EXIF asks for a turn.
+
+    Raises SynergicError for a missing, damaged, truncated, animated or multi-page file, and for anything that is not
+    gray or RGB in 8-bit, 16-bit or 32-bit float samples.
+    """
+    with _one_line(path, "read"):
+        image = _open(path)
+        _refuse_unsupported(path, image, max_pixels)
+        is_jpeg = image.get("vips-loader").startswith("jpegload")
+        samples = _upright(_decode_jpeg(path) if is_jpeg else _decode(image), _field(image, "orientation", 1))
+        channels = _CHANNELS[image.interpretation]
+        return Picture(
+            pixels=samples[:, :, :channels],
+            alpha=samples[:, :, channels] if image.bands > channels else None,
+            metadata=_metadata(image),
+            jpeg_quality=_jpeg_quality(path) if is_jpeg else None,
+        )
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """The pixels of one picture alone, H W C, alpha dropped. Raises as `read_picture` does."""
+    return read_picture(path).pixels
+
+
+def find_pictures(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """All pictures that `inputs` name, each with its path relative to the folder given, or its bare name for a file.
+
+    Folders are searched recursively, sorted, for files with a suffix in READABLE; hidden files and folders are passed
+    over. A file named outright is taken whatever its suffix. Raises SynergicError for an input that does not exist.
+    """
+    found: list[tuple[Path, Path]] = []
+    for given in inputs:
+        if given.is_dir():
+            relative = sorted(path.relative_to(given) for path in given.rglob("*") if _is_picture(path, given))
+            found += [(given / name, name) for name in relative]
+        elif given.exists():
+            found.append((given, Path(given.name)))
+        else:
+            raise SynergicError(f"{given}: expected a picture or a folder, but nothing is there; check the path")
+    return found
+
+
+def _is_picture(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not hidden and path.suffix.lower() in READABLE and path.is_file()
+
+
+@contextmanager
+def _one_line(path: Path, done: str) -> Iterator[None]:
+    """Turn the errors of the library and the system into one SynergicError with the file's name."""
+    pyvips.vips_lib.vips_error_clear()  # or a warning that an earlier file left behind would be blamed on this one
+    try:
+        yield
+    except pyvips.Error as error:
+        lines = [line.strip() for line in error.detail.splitlines() if line.strip()]
+        reason = re.sub(r"^\w+: ", "", lines[0].replace(f"{path}: ", "")) if lines else "its contents are damaged"
+        wanted = "expected a whole PNG, JPEG, TIFF or WebP file" if done == "read" else "nothing was written"
+        raise SynergicError(f"{path}: cannot be {done}: {reason}; {wanted}") from error
+    except OSError as error:
+        raise SynergicError(f"{path}: cannot be {done}: {error.strerror}; check the path and its rights") from error
+
+
+def _open(path: Path, fail_on: str = "error") -> pyvips.Image:
+    """Read the header. A source, since libvips takes 'a[b]' in a file's name for options."""
+    if not path.is_file():
+        raise SynergicError(f"{path}: expected a picture file, but there is none; check the path")
+    source = pyvips.Source.new_from_file(os.fsencode(path))
+    return pyvips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
+
+
+def _refuse_unsupported(path: Path, image: pyvips.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        size = f"{image.width} x {image.height}"
+        raise SynergicError(f"{path}: expected at most {max_pixels:,} pixels, got {size}; raise max_pixels to read it")
+    pages = _field(image, "n-pages", 1)
+    if image.get("vips-loader").startswith("pngload"):
+        pages = _png_frames(path)
+    if pages > 1:
+        raise SynergicError(f"{path}: expected one picture, got {pages} pages or frames; split it into files first")
+    extra = image.bands - _CHANNELS.get(image.interpretation, image.bands + 1)
+    if extra < 0:
+        colour = image.interpretation.upper()
+        raise SynergicError(f"{path}: expected gray or RGB, got {colour}; convert it to RGB first")
+    if extra > 1:
+        raise SynergicError(f"{path}: expected at most one alpha channel, got {extra}; remove the others first")
+    if image.format not in _DTYPES:
+        got = f"{image.format} samples"
+        raise SynergicError(f"{path}: expected 8-bit, 16-bit or 32-bit float samples, got {got}; convert it first")
+
+
+def _decode(image: pyvips.Image) -> np.ndarray:
+    """H W bands, writable."""
+    samples = np.frombuffer(image.write_to_memory(), dtype=_DTYPES[image.format])
+    return samples.reshape(image.height, image.width, image.bands)
+
+
+def _decode_jpeg(path: Path) -> np.ndarray:
+    """H W bands. libjpeg only warns where data is missing and paints it gray: such a warning is an error here."""
+    try:
+        return _decode(_open(path, fail_on="warning"))
+    except pyvips.Error as error:
+        if not all(_HARMLESS.search(line) for line in error.detail.splitlines()):
+            raise
+    return _decode(_open(path))
+
+
+def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply EXIF orientation 1-8 (anything else: as it is) to H W C."""
+    if orientation in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)  # W H C
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    return np.ascontiguousarray(samples)
+
+
+def _field(image: pyvips.Image, name: str, default: Any) -> Any:
+    return image.get(name) if image.get_typeof(name) else default
+
+
+def _metadata(image: pyvips.Image) -> dict[str, bytes | str | float]:
+    """What `write_picture` hands on: what `_KEPT` names, and "xres" and "yres" in pixels per mm where known."""
+    metadata = {name: image.get(name) for name in image.get_fields() if _KEPT.fullmatch(name)}
+    for name in [name for name, value in metadata.items() if isinstance(value, str) and "\ufffd" in value]:
+        del metadata[name]  # a comment that is not UTF-8: pyvips has lost its letters
+    for name, tag in (("xres", "exif-ifd0-XResolution"), ("yres", "exif-ifd0-YResolution")):
+        resolution = image.get(name)
+        if resolution == _UNKNOWN_RESOLUTION and "exif-data" in metadata:  # libvips overlooks it in a WebP
+            resolution = _exif_resolution(image, tag)
+        if resolution != _UNKNOWN_RESOLUTION:
+            metadata[name] = resolution
+    return metadata
+
+
+def _exif_resolution(image: pyvips.Image, tag: str) -> float:
+    """Pixels per mm from a field such as '300/1 (300, Rational, 1 components, 8 bytes)'."""
+    try:
+        resolution = float(Fraction(_field(image, tag, "").split(" ")[0]))
+    except (ValueError, ZeroDivisionError):
+        return _UNKNOWN_RESOLUTION
+    centimetres = _field(image, "exif-ifd0-ResolutionUnit", "2").startswith("3")
+    return resolution / (10 if centimetres else 25.4)
+
+
+def _png_frames(path: Path) -> int:
+    """How many frames a PNG announces (APNG's acTL chunk): libvips would silently read the first."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+            if head[4:] == b"acTL":
+                return int.from_bytes(file.read(4), "big")
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return 1
+
+
+def compress_jpeg(pixels: np.ndarray, quality: int, *, subsampling: bool = False) -> np.ndarray:
+    """Encode as JPEG in memory and decode again: uint8 H W C in, the same shape out, gray as a gray JPEG.
+
+    The standard (IJG) tables scaled by `quality` 1-100, the accurate integer DCT both ways, nothing optimised towards
+    the eye: the same pixels as libjpeg's own encoder gives. `subsampling` halves the chroma both ways (4:2:0).
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        got = f"{pixels.dtype} of shape {pixels.shape}"
+        raise SynergicError(f"pixels: expected uint8 H W C with 1 or 3 channels, got {got}; convert them first")
+    if not 1 <= quality <= 100:
+        raise SynergicError(f"quality: expected 1 to 100, got {quality}; choose one in that range")
+    mode = "on" if subsampling else "off"
+    encoded = _to_image(pixels).jpegsave_buffer(Q=quality, subsample_mode=mode, keep=pyvips.ForeignKeep.NONE)
+    return _decode(pyvips.Image.jpegload_buffer(encoded))
+
+
+# Annex K of the JPEG standard, table K.1 (luma, quality 50), in zigzag order as files store it
+# fmt: off
+_LUMA_TABLE = np.array([
+    16, 11, 12, 14, 12, 10, 16, 14, 13, 14, 18, 17, 16, 19, 24, 40, 26, 24, 22, 22, 24, 49, 35, 37, 29, 40, 58, 51,
+    61, 60, 57, 51, 56, 55, 64, 72, 92, 78, 64, 68, 87, 69, 55, 56, 80, 109, 81, 87, 95, 98, 103, 104, 103, 62, 77,
+    113, 121, 112, 100, 120, 92, 101, 103, 99,
+])
+# fmt: on
+
+
+def _jpeg_quality(path: Path) -> int | None:
+    """The quality 1-100 whose luma table is closest (sum of differences) to the file's; None if it has none."""
+    tables: dict[int, np.ndarray] = {}
+    luma = 0
+    for marker, body in _jpeg_segments(path):
+        if marker == 0xDB:
+            tables |= _quantisation_tables(body)
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) > 8:
+            luma = body[8]  # frame header: depth, height (2), width (2), channels, then name, sampling, table of each
+    if luma not in tables:
+        return None
+    return int(np.abs(_standard_tables() - tables[luma]).sum(axis=1).argmin()) + 1
+
+
+def _standard_tables() -> np.ndarray:
+    """100 64: the luma tables of quality 1-100, as libjpeg's `jpeg_set_quality` scales them."""
+    quality = np.arange(1, 101)[:, None]
+    percent = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    tables: np.ndarray = np.clip((_LUMA_TABLE * percent + 50) // 100, 1, 255)
+    return tables
+
+
+def _jpeg_segments(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Marker and contents of each segment before the coded data."""
+    with path.open("rb") as file:
+        while byte := file.read(1):
+            if byte != b"\xff":
+                continue
+            while (code := file.read(1)) == b"\xff":
+                pass
+            if code in (b"", b"\xda", b"\xd9"):  # end of file, start of scan, end of image
+                return
+            if 0xC0 <= code[0] <= 0xFE and not 0xD0 <= code[0] <= 0xD8:  # the rest have no contents
+                yield code[0], file.read(max(0, int.from_bytes(file.read(2), "big") - 2))
+
+
+def _quantisation_tables(body: bytes) -> dict[int, np.ndarray]:
+    """The tables of one DQT segment by number: 64 values each, in zigzag order."""
+    tables = {}
+    while body:
+        wide, number = divmod(body[0], 16)
+        size = 128 if wide else 64
+        if len(body) <= size:
+            break
+        tables[number] = np.frombuffer(body[1 : 1 + size], dtype=">u2" if wide else "u1").astype(int)
+        body = body[1 + size :]
+    return tables
+
+
+def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> None:
+    """Write one picture, atomically: under `path` there is at any moment the old file, none, or the whole new one.
+
+    The suffix names the format: PNG, TIFF (deflate) and WebP without loss, JPEG at quality 95 with full chroma. WebP
+    knows no gray: it holds three equal channels. TIFF holds no EXIF. Parent folders are created.
+
+    Raises SynergicError if the format cannot hold the depth or the alpha, if the file exists and not `overwrite`, or
+    if writing fails; no part of a file is left behind.
+    """
+    form = _choose_format(path, picture)
+    with _one_line(path, "written"):
+        if path.exists() and not overwrite:
+            raise SynergicError(_exists(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".synergic-{secrets.token_hex(8)}{path.suffix.lower()}")
+        try:
+            _save(temporary, picture, form)
+            _publish(temporary, path, overwrite)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _choose_format(path: Path, picture: Picture) -> _Format:
+    form = _FORMATS.get(path.suffix.lower())
+    dtype = str(picture.pixels.dtype)
+    if form is None:
+        known = " ".join(sorted(WRITABLE))
+        raise SynergicError(f"{path}: expected a name ending in one of {known}, got '{path.suffix}'; choose another")
+    if dtype not in form.dtypes:
+        raise SynergicError(f"{path}: {form.name} cannot hold {dtype} pixels; {_formats_for(dtype, picture.alpha)}")
+    if picture.alpha is not None and not form.alpha:
+        raise SynergicError(f"{path}: {form.name} cannot hold alpha; {_formats_for(dtype, picture.alpha)}")
+    return form
+
+
+def _formats_for(dtype: str, alpha: np.ndarray | None) -> str:
+    able = [form for form in (_PNG, _TIFF, _WEBP, _JPEG) if dtype in form.dtypes and (alpha is None or form.alpha)]
+    if not able:
+        return f"convert them to {', '.join(_DTYPES.values())}"
+    return f"write {' or '.join(form.name for form in able)} instead"
+
+
+def _exists(path: Path) -> str:
+    return f"{path}: exists; pass --overwrite to replace it"
+
+
+def _save(path: Path, picture: Picture, form: _Format) -> None:
+    image = _to_image(picture.pixels)
+    if picture.alpha is not None:
+        image = image.bandjoin(_to_image(picture.alpha[:, :, None])).copy(interpretation=image.interpretation)
+    image = image.copy(**{name: picture.metadata.get(name, 72 / 25.4) for name in ("xres", "yres")})
+    for name, value in picture.metadata.items():
+        if _KEPT.fullmatch(name):
+            kind = pyvips.GValue.blob_type if isinstance(value, bytes) else pyvips.GValue.gstr_type
+            image.set_type(kind, name, value)
+    image.set_type(pyvips.GValue.gint_type, "orientation", 1)
+    image.set_type(pyvips.GValue.blob_type, "jpeg-thumbnail-data", b"")  # EXIF's thumbnail shows the old picture
+    options = dict(form.options)
+    if form is _TIFF and image.width * image.height * image.bands * picture.pixels.itemsize > 2**31:
+        options["bigtiff"] = True
+    keep = pyvips.ForeignKeep.ALL
+    if "exif-data" not in picture.metadata and not ("xres" in picture.metadata and form in (_JPEG, _WEBP)):
+        keep &= ~pyvips.ForeignKeep.EXIF  # libvips would make it up; JPEG and WebP need it for the resolution
+    image.write_to_file(os.fsencode(path), keep=keep, **options)
+
+
+def _to_image(pixels: np.ndarray) -> pyvips.Image:
+    """H W C as a libvips image over the same memory."""
+    height, width, channels = pixels.shape
+    pixels = np.ascontiguousarray(pixels)
+    band_format = {dtype: name for name, dtype in _DTYPES.items()}[str(pixels.dtype)]
+    gray, colour = ("grey16", "rgb16") if band_format == "ushort" else ("b-w", "srgb")
+    image = pyvips.Image.new_from_memory(pixels, width, height, channels, band_format)
+    return image.copy(interpretation=gray if channels == 1 else colour)
+
+
+def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
+    """Give the finished file its name. A hard link, unlike a rename, refuses a name that is taken."""
+    if overwrite:
+        temporary.replace(path)
+        return
+    try:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # exFAT and some network folders know no hard links: claim the name, then take it
+            path.open("xb").close()
+            temporary.replace(path)
+    except FileExistsError as error:
+        raise SynergicError(_exists(path)) from error
+
+
+# ---- depth
+
+
+def to_float(pixels: np.ndarray) -> np.ndarray:
+    """Any dtype -> float32; integers are divided by their greatest value."""
+    if pixels.dtype.kind == "f":
+        return pixels.astype(np.float32)
+    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+
+
+def from_float(values: np.ndarray, dtype: np.dtype[Any] | type) -> np.ndarray:
+    """float32 -> `dtype`; for integers times their greatest value, rounded and clipped."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    top = np.iinfo(dtype).max
+    return np.clip(np.rint(values * np.float32(top)), 0, top).astype(dtype)

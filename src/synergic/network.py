@@ -1,0 +1,270 @@
+"""SAT-Net, the Synergic Attention Network.
+
+C. Mou, J. Zhang, "Synergic feature attention for image restoration", ICASSP 2021, doi 10.1109/ICASSP39728.2021.9413484.
+
+    degraded -> Conv3x3 -> [SynergicBlock] x 4 -> Conv3x3 -> (+) -> restored
+       |______________________________________________________|
+
+    SynergicBlock: features -> FeatureExtraction -+-> LocalAttention ---------+
+                                                  +-> PatchNonLocalAttention -+-> SynergicFusion -> features
+
+Shape letters: N pictures, C channels of the features, H W their height and width, B branches of a gate.
+Convolutions run channels-last; attention sees the same memory as N H W C (see attention.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from itertools import chain, pairwise
+from math import log
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from synergic.attention import in_windows, patch_attention, pixel_attention
+
+UNKNOWN_STRENGTH = -1.0
+"""The strength plane's value when the strength is not known; trained like any other value."""
+
+
+@dataclass(frozen=True)
+class SATNetConfig:
+    """Everything that shapes a SAT-Net. The defaults are the paper's basic network for gray pictures."""
+
+    colors: Literal[1, 3] = 1
+    """Channels of the picture: 1 gray, 3 RGB."""
+    downscale: Literal[1, 2] = 1
+    """2: the half-resolution edition; pixels are unshuffled to half the size, and back at the end."""
+    conditioned: bool = False
+    """Takes the degradation's strength as one constant input plane (sigma/255, or quality/100, or unknown)."""
+    channels: int = 64
+    """Feature channels."""
+    blocks: int = 4
+    """Synergic blocks."""
+    extraction: Literal["plain", "residual"] = "plain"
+    """Feature extraction: plain, `depth` x (Conv-BatchNorm-ReLU); residual, `depth` x (x + Conv-ReLU-Conv)."""
+    depth: int = 6
+    """Layers (plain) or residual blocks (residual) of each feature extraction."""
+    local_attention: bool = True
+    """Selective-kernel channel attention."""
+    nonlocal_attention: Literal["patch", "pixel"] | None = "patch"
+    """Non-local attention over patches, over single pixels, or none."""
+    embedding: int = 16
+    """Channels of Q, K and V."""
+    patch_size: int = 7
+    """Side of an attention patch, in feature pixels."""
+    stride: int = 4
+    """Step between query patches."""
+    key_stride: int = 4
+    """Step between key and value patches; 1 compares with every position, at 16 times the cost."""
+    similarity: Literal["dot", "cosine"] = "dot"
+    """dot: the paper's Q^T K. cosine: each pixel's Q and K are normalised, and both start as one projection."""
+    similarity_scale: float = 1 / 28
+    """Factor on the similarity before the softmax, learnt from this start; 1/28 is 1/sqrt(7*7*16)."""
+    window: int | None = None
+    """Side of the windows that bound non-local attention, in feature pixels; None is the paper's global form."""
+    halo: int = 8
+    """How far beyond its window a query sees, in feature pixels."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "blocks", "depth", "embedding", "patch_size", "stride", "key_stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.window is not None and (self.window < 1 or self.window % self.stride or self.halo % self.stride):
+            raise ValueError(
+                f"window and halo: expected multiples of the stride {self.stride}, got {self.window} and {self.halo}"
+            )
+
+
+BASIC = SATNetConfig()
+ENHANCED = replace(BASIC, extraction="residual", depth=5)
+HALF = replace(
+    BASIC, downscale=2, extraction="residual", depth=3, similarity="cosine", similarity_scale=0.02, window=64
+)
+EDITIONS = {"basic": BASIC, "enhanced": ENHANCED, "half": HALF}
+"""basic and enhanced are the paper's; half is the default on a CPU, at a quarter of the cost per pixel."""
+
+
+class SATNet(nn.Module):
+    """Restores degraded pictures: predicts the residual and adds it."""
+
+    def __init__(self, config: SATNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        planes = config.colors * config.downscale**2
+        self.head = nn.Conv2d(planes + config.conditioned, config.channels, 3, padding=1)
+        self.blocks = nn.Sequential(*(SynergicBlock(config) for _ in range(config.blocks)))
+        self.tail = nn.Conv2d(config.channels, planes, 3, padding=1)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, degraded: Tensor, strength: Tensor | None = None) -> Tensor:
+        """degraded: N C H W in about [0, 1], any size from 1x1. Returns restored, N C H W, not clamped.
+
+        strength: N values (sigma/255 or quality/100, UNKNOWN_STRENGTH where not known), for conditioned networks
+        only; without it they work blind.
+        """
+        height, width = degraded.shape[2:]
+        scale = self.config.downscale
+        padded = F.pad(degraded, (0, -width % scale, 0, -height % scale), mode="replicate")
+        planes = F.pixel_unshuffle(padded, scale)  # N C*s*s H/s W/s
+        features = self.head(self._with_strength(planes, strength).contiguous(memory_format=torch.channels_last))
+        residual = self.tail(self.blocks(features))
+        return degraded + F.pixel_shuffle(residual, scale)[..., :height, :width]
+
+    def _with_strength(self, planes: Tensor, strength: Tensor | None) -> Tensor:
+        if not self.config.conditioned:
+            assert strength is None, "this network takes no strength"
+            return planes
+        if strength is None:
+            strength = planes.new_full((len(planes),), UNKNOWN_STRENGTH)
+        plane = strength.to(planes).view(-1, 1, 1, 1).expand(-1, -1, *planes.shape[2:])
+        return torch.cat([planes, plane], 1)
+
+
+class SynergicBlock(nn.Module):
+    """Feature extraction, then local and non-local attention side by side, then their learnt trade-off."""
+
+    def __init__(self, config: SATNetConfig) -> None:
+        super().__init__()
+        self.extraction = feature_extraction(config)
+        self.local_attention = LocalAttention(config.channels) if config.local_attention else None
+        self.nonlocal_attention = NonLocalAttention(config) if config.nonlocal_attention else None
+        both = config.local_attention and config.nonlocal_attention is not None
+        self.fusion = SynergicFusion(config.channels) if both else None
+
+    def forward(self, x: Tensor) -> Tensor:  # N C H W -> N C H W
+        x = self.extraction(x)
+        branches = [attention(x) for attention in (self.local_attention, self.nonlocal_attention) if attention]
+        if self.fusion is not None:
+            return self.fusion(branches)
+        return branches[0] if branches else x
+
+
+def feature_extraction(config: SATNetConfig) -> nn.Sequential:
+    """The two editions of the paper: basic is plain, enhanced is residual."""
+    if config.extraction == "residual":
+        return nn.Sequential(*(ResidualBlock(config.channels) for _ in range(config.depth)))
+    layers = (
+        (
+            nn.Conv2d(config.channels, config.channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(config.channels),
+            nn.ReLU(),
+        )
+        for _ in range(config.depth)
+    )
+    return nn.Sequential(*chain.from_iterable(layers))
+
+
+class ResidualBlock(nn.Module):
+    """x + Conv-ReLU-Conv, without BatchNorm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:  # N C H W -> N C H W
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+class BranchGate(nn.Module):
+    """Softmax across branches, per channel: the weights of a sum of branches, from what the whole map holds.
+
+    Sum of the branches -> global average pool -> squeeze -> one layer per branch -> softmax over the branches
+    (Li et al., "Selective kernel networks", CVPR 2019).
+    """
+
+    def __init__(self, channels: int, branches: int = 2, reduction: int = 2) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(channels, channels // reduction)
+        self.excite = nn.Linear(channels // reduction, branches * channels)
+
+    def weights(self, branches: Sequence[Tensor]) -> Tensor:  # B of N C H W -> B N C, summing to 1 over B
+        pooled = sum(branch.mean((2, 3)) for branch in branches)  # N C
+        logits = self.excite(F.relu(self.squeeze(pooled)))  # N B*C
+        return torch.stack(logits.chunk(len(branches), 1)).softmax(0)
+
+    def forward(self, branches: Sequence[Tensor]) -> Tensor:  # B of N C H W -> N C H W
+        weighted = (w[:, :, None, None].to(x) * x for w, x in zip(self.weights(branches), branches, strict=True))
+        return reduce(torch.add, weighted)
+
+
+class LocalAttention(nn.Module):
+    """Selective-kernel channel attention: two receptive fields, gated per channel, on half the features."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.down = nn.Conv2d(channels, half, 1)
+        self.field3 = nn.Conv2d(half, half, 3, padding=1)  # receptive field 3x3
+        self.field5 = nn.Sequential(  # 3x3 twice: 5x5
+            nn.Conv2d(half, half, 3, padding=1), nn.ReLU(), nn.Conv2d(half, half, 3, padding=1)
+        )
+        self.gate = BranchGate(half)
+        self.up = zeroed(nn.Conv2d(half, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:  # N C H W -> N C H W
+        y = self.down(x)  # N C/2 H W
+        return x + self.up(self.gate([F.relu(self.field3(y)), F.relu(self.field5(y))]))
+
+
+class NonLocalAttention(nn.Module):
+    """Patch-wise (or pixel-wise) non-local attention: Q, K, V by 1x1 convolutions, attention, 1x1 up, residual."""
+
+    def __init__(self, config: SATNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.qkv = nn.Conv2d(config.channels, 3 * config.embedding, 1)
+        self.up = zeroed(nn.Conv2d(config.embedding, config.channels, 1))
+        self.log_scale = nn.Parameter(torch.tensor(log(config.similarity_scale)))
+        if config.similarity == "cosine":
+            with torch.no_grad():  # unequal random projections would start blind to what is alike
+                for parameter in self.qkv.parameters():
+                    query, key, _ = parameter.chunk(3)
+                    key.copy_(query)
+
+    def forward(self, x: Tensor) -> Tensor:  # N C H W -> N C H W
+        q, k, v = self.qkv(x).permute(0, 2, 3, 1).chunk(3, 3)  # each N H W E
+        if self.config.similarity == "cosine":
+            q, k = (F.layer_norm(x, x.shape[3:]).to(v) for x in (q, k))
+        attended = self.attend(q, k, v)  # N H W E
+        return x + self.up(attended.permute(0, 3, 1, 2))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # N H W E -> N H W E
+        c = self.config
+        attention = partial(pixel_attention, scale=self.log_scale.exp())
+        if c.nonlocal_attention == "patch":
+            sizes = {"patch_size": c.patch_size, "stride": c.stride, "key_stride": c.key_stride}
+            attention = partial(patch_attention, scale=self.log_scale.exp(), **sizes)  # type: ignore[arg-type]
+        if c.window is None or max(q.shape[1:3]) <= c.window:
+            return attention(q, k, v)
+        return in_windows(attention, q, k, v, c.window, c.halo)
+
+
+class SynergicFusion(BranchGate):
+    """The learnt trade-off between the local and the non-local branch, per channel and per picture."""
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with zero weights: an attention branch then starts as the identity."""
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of learnt values."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def fold_batch_norm(network: SATNet) -> SATNet:
+    """A network in evaluation mode with every BatchNorm folded into the convolution before it, in place."""
+    for extraction in (module for module in network.modules() if isinstance(module, nn.Sequential)):
+        for i, (convolution, norm) in enumerate(pairwise(extraction)):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                extraction[i], extraction[i + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    return network

@@ -1,0 +1,78 @@
+"""Overlapping tiles, blended so that no seam shows: any size in bounded memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from synergic.images import from_float, to_float
+
+Progress = Callable[[int, int], None]
+"""Called after every tile with how many are done, of how many."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A tile's extent along one axis, and its share of the sum at each position."""
+
+    start: int
+    stop: int
+    weights: np.ndarray
+    """float32 (stop - start,); over all spans of an axis the weights of a position sum to 1"""
+
+
+def axis_spans(length: int, size: int, overlap: int) -> list[Span]:
+    """Cover an axis with equal spans of at most `size` that overlap by at least `overlap`: count first, then place.
+
+    Weights are ramps over what neighbours share. Spans start at even positions, so that the half-resolution network
+    pairs the same pixels in every tile.
+    """
+    count = max(1, ceil((length - overlap) / (size - overlap)))
+    extent = min(length, ceil((length + (count - 1) * overlap) / count / 2 + 1) * 2, size)
+    starts = [int(i * (length - extent) / max(1, count - 1)) // 2 * 2 for i in range(count)]
+    stops = [start + extent for start in starts[:-1]] + [length]
+    spans = []
+    for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        positions, weights = np.arange(start, stop), np.ones(stop - start, np.float32)
+        if i > 0:  # rises over what it shares with the span before
+            weights *= _ramp(positions, start, stops[i - 1])
+        if i < count - 1:  # and falls as the next one rises
+            weights *= 1 - _ramp(positions, starts[i + 1], stop)
+        spans.append(Span(start, stop, weights))
+    return spans
+
+
+def _ramp(positions: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """0 before `start`, 1 from `stop` on, linear between. float32."""
+    return np.clip((positions - start + 0.5) / (stop - start), 0, 1).astype(np.float32)
+
+
+def map_tiles(
+    function: Callable[[np.ndarray], np.ndarray],
+    pixels: np.ndarray,
+    tile_size: int,
+    overlap: int,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """`function` applied tile by tile and blended. pixels H W C, any dtype -> H W C, the same dtype.
+
+    function: float32 tile in [0, 1] -> float32 tile of the same shape. Memory beyond input and output is one row of
+    tiles. Integers are rounded and clipped at the end; floats are not clipped.
+    """
+    height, width, channels = pixels.shape
+    rows, columns = axis_spans(height, tile_size, overlap), axis_spans(width, tile_size, overlap)
+    result = np.empty_like(pixels)
+    waiting = np.zeros((0, width, channels), np.float32)  # sums that still await the next row of tiles
+    for i, row in enumerate(rows):
+        band = np.zeros((row.stop - row.start, width, channels), np.float32)
+        band[: len(waiting)] = waiting
+        for j, column in enumerate(columns):
+            tile = to_float(pixels[row.start : row.stop, column.start : column.stop])
+            band[:, column.start : column.stop] += function(tile) * np.outer(row.weights, column.weights)[..., None]
+            if progress is not None:
+                progress(i * len(columns) + j + 1, len(rows) * len(columns))
+        finished = (rows[i + 1].start if i + 1 < len(rows) else height) - row.start
+        result[row.start : row.start + finished] = from_float(band[:finished], pixels.dtype)
+        waiting = band[finished:]
+    return result

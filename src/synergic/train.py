@@ -1,0 +1,323 @@
+"""Training, as one visible loop."""
+
+import csv
+import json
+import time
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from synergic.config import read_config
+from synergic.data import Batch, Crops, read_folder, to_uint8
+from synergic.degradations import JPEG, CameraNoise, GaussianNoise
+from synergic.errors import SynergicError
+from synergic.hardware import describe, has_bfloat16, pick_device
+from synergic.metrics import psnr
+from synergic.network import EDITIONS, SATNet, SATNetConfig, count_parameters
+from synergic.weights import Card, Task, load_weights, save_weights
+
+DEGRADATIONS: dict[Task, type[GaussianNoise | CameraNoise | JPEG]] = {
+    "denoise": GaussianNoise,
+    "photo": CameraNoise,
+    "jpeg": JPEG,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Read from TOML: `[network]` overrides the edition's fields, `[degradation]` the task's."""
+
+    name: str
+    """Name of the weights."""
+    task: Task
+    """What is removed."""
+    network: SATNetConfig
+    """The network; in the file, the key `edition` chooses where it starts from."""
+    degradation: GaussianNoise | CameraNoise | JPEG
+    """How clean pictures are degraded."""
+    pictures: Path
+    """Folder of clean training pictures."""
+    validation: Path
+    """Folder of other clean pictures, to validate on."""
+    data: str
+    """The training pictures in words, for the weights' card."""
+    licence: str
+    """Their licence, for the weights' card."""
+    steps: int
+    """Length of the run."""
+    crop_size: int = 64
+    """Side of a training crop, in pixels."""
+    batch_size: int = 16
+    """Crops a step, over all processes."""
+    learning_rate: float = 1.5e-3
+    """Greatest learning rate of AdamW."""
+    warmup: int = 200
+    """Steps over which the learning rate rises from zero."""
+    cooldown: float = 0.4
+    """Share of the run, at its end, over which the learning rate falls to zero."""
+    weight_decay: float = 1e-4
+    """AdamW's weight decay."""
+    clip: float = 1.0
+    """Greatest norm of the gradient."""
+    ema: float = 0.998
+    """Decay of the moving average of the weights; the average is what is validated and saved."""
+    seed: int = 1
+    """Seed of the initial weights and of every batch."""
+    init: str | None = None
+    """Published weights or file to start from; tensors of another shape start fresh."""
+    validate_every: int = 500
+    """Steps between validations; the state is saved with each."""
+    workers: int = 0
+    """Processes that prepare batches; 0 prepares them in the loop."""
+
+
+def read_recipe(path: Path, changes: Mapping[str, str] | None = None) -> Recipe:
+    """A recipe from TOML with changes such as {"network.depth": "4"}. Unknown keys raise SynergicError."""
+    try:
+        values = tomllib.loads(path.read_text())
+        for key, text in (changes or {}).items():
+            *tables, name = key.split(".")
+            table = values
+            for part in tables:
+                table = table.setdefault(part, {})
+            table[name] = _toml_value(text)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SynergicError(f"{path}: expected a recipe in TOML, got {error}") from None
+    return recipe_from(values, path)
+
+
+def recipe_from(values: dict[str, Any], source: object) -> Recipe:
+    """A recipe from TOML's tables: the edition resolved, the degradation of the task chosen."""
+    edition, task = values.pop("edition", "half"), values.get("task")
+    if edition not in EDITIONS:
+        raise SynergicError(f"{source}: edition: expected one of {', '.join(EDITIONS)}, got {edition!r}")
+    if task not in DEGRADATIONS:
+        raise SynergicError(f"{source}: task: expected one of {', '.join(DEGRADATIONS)}, got {task!r}")
+    network = asdict(EDITIONS[edition]) | values.get("network", {})
+    values["network"] = read_config(SATNetConfig, network, f"{source}: network")
+    values["degradation"] = read_config(DEGRADATIONS[task], values.get("degradation", {}), f"{source}: degradation")
+    return read_config(Recipe, values, source)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string
+
+
+def train(
+    recipe: Recipe, run: Path, *, resume: bool = False, max_seconds: float | None = None, accelerator: str = "auto"
+) -> None:
+    """Train into the folder `run`: weights.safetensors (the moving average), state.safetensors, log.csv, events.
+
+    Stops after `recipe.steps`, or once `max_seconds` have passed. `resume` goes on from the saved state, bit for bit
+    as if it had never stopped. A loss that is not finite raises SynergicError; the last good state stays on disk.
+    """
+    fabric = Fabric(accelerator=accelerator, precision="bf16-mixed" if has_bfloat16(pick_device(accelerator)) else None)
+    fabric.launch()
+    state = State(recipe, run, fabric, resume)
+    training, validation = training_batches(recipe, state.step, fabric), validation_batches(recipe)
+    fabric.print(f"{recipe.name}: {count_parameters(state.network):,} parameters, {describe(fabric.device)}")
+    started, losses = time.monotonic(), []
+    for batch in training:
+        degraded, clean, strength = fabric.to_device(batch)
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, state.step)
+        restored = state.model(degraded, strength if recipe.network.conditioned else None)
+        loss = charbonnier(restored, clean)
+        fabric.backward(loss)
+        norm = fabric.clip_gradients(state.model, state.optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
+        assert norm is not None
+        if not torch.isfinite(loss + norm):
+            raise SynergicError(
+                f"step {state.step}: expected a finite loss, got {loss.item()} (gradient norm {norm.item()}); "
+                f"the last good state is {state.path}; go on from it with --resume and a lower learning_rate"
+            )
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.average.update_parameters(state.network)
+        state.step += 1
+        losses.append(loss.detach())
+
+        out_of_time = max_seconds is not None and time.monotonic() - started >= max_seconds
+        if state.step % recipe.validate_every == 0 or state.step == recipe.steps or out_of_time:
+            seconds = time.monotonic() - started
+            state.log(
+                loss=torch.stack(losses).mean().item(),
+                steps_per_second=len(losses) / seconds,
+                validation_psnr=validate(state.averaged, validation, fabric),
+            )
+            state.save(seconds)
+            started, losses = time.monotonic(), []
+        if out_of_time:
+            break
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, constant, then linear to zero over the last `cooldown` of the run."""
+    rising = (step + 1) / recipe.warmup
+    falling = (recipe.steps - step) / (recipe.cooldown * recipe.steps)
+    return recipe.learning_rate * min(1.0, rising, falling)
+
+
+def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tensor:
+    """Mean of sqrt(error^2 + epsilon^2): near L1, smooth at zero. In float32."""
+    return (restored.float() - clean).square().add(epsilon**2).sqrt().mean()
+
+
+def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Batch]:
+    """Batches from `step` on; this process's share of each."""
+    crops = Crops(
+        [pixels for _, pixels in read_folder(recipe.pictures, recipe.network.colors)],
+        recipe.degradation,
+        crop_size=recipe.crop_size,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    return DataLoader(crops, batch_size=None, sampler=range(step, recipe.steps), num_workers=recipe.workers)
+
+
+def validation_batches(recipe: Recipe, crop_size: int = 128, batch_size: int = 8, batches: int = 8) -> list[Batch]:
+    """The same few batches in every run: seed 0, whatever the recipe's."""
+    pictures = [pixels for _, pixels in read_folder(recipe.validation, recipe.network.colors)]
+    crops = Crops(pictures, recipe.degradation, crop_size=crop_size, batch_size=batch_size, seed=0)
+    return [crops[step] for step in range(batches)]
+
+
+@torch.no_grad()
+def validate(network: SATNet, batches: list[Batch], fabric: Fabric) -> float:
+    """Mean PSNR in dB over the crops, restored as in training's precision, clipped and rounded to 8 bit."""
+    network.eval()
+    scores = []
+    for degraded, clean, strength in (fabric.to_device(batch) for batch in batches):
+        with fabric.autocast():
+            restored = network(degraded, strength if network.config.conditioned else None)
+        scores += [psnr(to_uint8(x), to_uint8(y)) for x, y in zip(restored.float(), clean, strict=True)]
+    network.train()
+    return sum(scores) / len(scores)
+
+
+class State:
+    """What a run holds between two steps, and its files."""
+
+    def __init__(self, recipe: Recipe, run: Path, fabric: Fabric, resume: bool) -> None:
+        self.recipe, self.run, self.path, self.fabric = recipe, run, run / "state.safetensors", fabric
+        if self.path.exists() and not resume:
+            raise SynergicError(
+                f"{run}: expected a new folder, got one with a training state; pass --resume or another -o"
+            )
+        torch.manual_seed(recipe.seed)
+        self.network = SATNet(recipe.network)
+        if recipe.init is not None and not resume:
+            fabric.print(start_from(self.network, recipe.init))
+        self.network.to(fabric.device)
+        ema = get_ema_multi_avg_fn(recipe.ema)
+        self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True)
+        parameters = self.network.parameters()
+        adamw = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+        self.model, self.optimizer = fabric.setup(self.network, adamw)
+        self.step, self.seconds, self.row = 0, 0.0, dict[str, float]()
+        if resume:
+            self.load()
+
+    @property
+    def averaged(self) -> SATNet:
+        """The network with the moving average of the weights."""
+        assert isinstance(self.average.module, SATNet)
+        return self.average.module
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state by name: the network's, the average's, the optimizer's moments."""
+        named = {f"network.{key}": tensor for key, tensor in self.network.state_dict().items()}
+        named |= {f"average.{key}": tensor for key, tensor in self.average.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            named |= {f"optimizer.{index}.{key}": tensor for key, tensor in moments.items()}
+        return named
+
+    def save(self, seconds: float) -> None:
+        """Write state and weights, each whole or not at all; `seconds` were spent since the last time."""
+        self.seconds += seconds
+        if not self.fabric.is_global_zero:
+            return
+        self.run.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        tensors = {
+            key: tensor.cpu().clone(memory_format=torch.contiguous_format) for key, tensor in self.tensors().items()
+        }
+        save_file(tensors, partial, {"step": str(self.step), "seconds": str(self.seconds)})
+        partial.replace(self.path)
+        save_weights(self.run / "weights.safetensors", self.averaged, self.card())
+        self.write_row()
+
+    def load(self) -> None:
+        """Go on from the saved state."""
+        if not self.path.exists():
+            raise SynergicError(f"{self.path}: expected a training state to resume, found none; start without --resume")
+        with safe_open(self.path, framework="pt") as file:
+            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
+        self.network.load_state_dict(_below(tensors, "network."))
+        self.average.load_state_dict(_below(tensors, "average."))
+        optimizer, moments = self.optimizer.state_dict(), _below(tensors, "optimizer.")
+        for index in range(len(optimizer["param_groups"][0]["params"])):
+            optimizer["state"][index] = _below(moments, f"{index}.")
+        self.optimizer.load_state_dict(optimizer)
+
+    def log(self, **values: float) -> None:
+        """Print the figures of this step; `save` writes them, so that the log never runs ahead of the state."""
+        self.row = {"step": self.step, "learning_rate": learning_rate(self.recipe, self.step - 1), **values}
+        self.fabric.print("  ".join(f"{key} {value:.6g}" for key, value in self.row.items()))
+
+    def write_row(self) -> None:
+        row = self.row | {"seconds": round(self.seconds, 1)}
+        path = self.run / "log.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        with SummaryWriter(str(self.run)) as events:
+            for key, value in row.items():
+                events.add_scalar(key, value, self.step)
+
+    def card(self) -> Card:
+        recipe = json.loads(json.dumps(asdict(self.recipe), default=str))
+        return Card(
+            name=self.recipe.name,
+            task=self.recipe.task,
+            data=self.recipe.data,
+            licence=self.recipe.licence,
+            steps=self.step,
+            seconds=round(self.seconds, 1),
+            hardware=describe(self.fabric.device),
+            recipe=recipe,
+        )
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name begins with the prefix, without it."""
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def start_from(network: SATNet, init: str) -> str:
+    """Copy the tensors of other weights that have the same name and shape. Returns a line that says how many."""
+    own, given = network.state_dict(), load_weights(init)[0].state_dict()
+    fitting = {key: tensor for key, tensor in given.items() if key in own and own[key].shape == tensor.shape}
+    network.load_state_dict(own | fitting)
+    fresh = ", ".join(sorted(own.keys() - fitting.keys())) or "none"
+    return f"{len(fitting)} of {len(own)} tensors from {init}; fresh: {fresh}"

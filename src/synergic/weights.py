@@ -1,0 +1,134 @@
+"""Weights that describe themselves: one safetensors file with configuration, task, training, data and scores."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from synergic.config import read_config
+from synergic.errors import SynergicError
+from synergic.network import SATNet, SATNetConfig
+
+Task = Literal["denoise", "photo", "jpeg"]
+
+FORMAT = "synergic-1"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a weights file says of itself."""
+
+    name: str
+    """Name under which it is published, such as gray-denoise."""
+    task: Task
+    """The degradation it removes."""
+    data: str
+    """Pictures it was trained on."""
+    licence: str
+    """Licence of that data."""
+    steps: int
+    """Training steps behind these weights."""
+    seconds: float
+    """Wall-clock seconds of training."""
+    hardware: str
+    """What it was trained on."""
+    recipe: dict[str, Any]
+    """The complete training recipe: seed, crop and batch size, learning rate and the rest."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Measured PSNR in dB by protocol, such as {"Set12, sigma 25": 30.44}."""
+    limits: str = ""
+    """Known limits."""
+
+
+def save_weights(path: Path, network: SATNet, card: Card) -> None:
+    """Write a network and its card as one file; it appears whole or not at all."""
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+    metadata = {"format": FORMAT, "config": json.dumps(asdict(network.config)), "card": json.dumps(asdict(card))}
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, partial, metadata)
+    partial.replace(path)
+
+
+def load_weights(name_or_path: str | Path) -> tuple[SATNet, Card]:
+    """The network (evaluation mode, CPU) and the card of published weights or of a file. Strict: every tensor
+    must be there, of the right shape, and no other."""
+    path = find_weights(name_or_path)
+    config, card = read_header(path)
+    network = SATNet(config).eval()
+    with _opened(path) as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    expected = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    for key in expected.keys() | tensors.keys():
+        want, got = expected.get(key), tensors[key].shape if key in tensors else None
+        if want != got:
+            raise SynergicError(f"{path}: {key}: expected shape {_shape(want)}, got {_shape(got)}; the file is damaged")
+    network.load_state_dict(tensors)
+    return network, card
+
+
+def read_header(path: Path) -> tuple[SATNetConfig, Card]:
+    """Configuration and card of a weights file, without its tensors."""
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        found = metadata.get("format", "none")
+        raise SynergicError(
+            f"{path}: expected weights of format {FORMAT}, got {found}; use a file written by `synergic train`"
+        )
+    try:
+        config, card = json.loads(metadata["config"]), json.loads(metadata["card"])
+    except (KeyError, json.JSONDecodeError):
+        raise SynergicError(
+            f"{path}: expected a configuration and a card, got an incomplete header; the file is damaged"
+        ) from None
+    return read_config(SATNetConfig, config, path), read_config(Card, card, path)
+
+
+def published_weights() -> dict[str, Path]:
+    """Weights inside the package, by name."""
+    folder = Path(str(files("synergic") / "published"))
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def weights_for(task: Task, colors: int) -> str:
+    """The published weights that serve a task on gray (1) or colour (3) pictures best."""
+    own, other = ("gray", "color") if colors == 1 else ("color", "gray")
+    candidates = [task, f"{own}-{task}", f"{other}-{task}"]
+    published = published_weights()
+    for name in candidates:
+        if name in published:
+            return name
+    raise SynergicError(
+        f"task {task}: expected published weights for it, got only {', '.join(published)}; pass --weights"
+    )
+
+
+def find_weights(name_or_path: str | Path) -> Path:
+    """The file of published weights, or the file itself."""
+    published = published_weights()
+    if str(name_or_path) in published:
+        return published[str(name_or_path)]
+    path = Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(published) or "none yet"
+        raise SynergicError(
+            f"{name_or_path}: expected a weights file or a published name, got neither; published: {names}"
+        )
+    return path
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise SynergicError(f"{path}: expected a safetensors file, got one that does not open ({error})") from None
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "none" if shape is None else str(tuple(shape))
