@@ -33,7 +33,7 @@ def patch_attention(
     """Patch-wise non-local attention: softmax(scale * Q K^T) V over overlapping patches, folded back by averaging.
 
     q, k: N H W C; v: N H W E; all of one height and width, from 1x1 on. Returns N H W E.
-    Maps are zero-padded so that ceil(H / stride) x ceil(W / stride) patches cover every pixel.
+    Maps are zero-padded so that ceil(H / stride) x ceil(W / stride) patches cover every pixel: stride <= patch_size.
     `key_stride`: step between key patches, `stride` unless given (1 compares with every position).
     `chunk`: at most this many queries are compared at once, so that memory is linear in the number of patches
     (also for gradients: the chunk's similarities are computed again in the backward pass). None compares all at once.
@@ -133,16 +133,14 @@ def unfold(x: Tensor, patch_size: int, stride: int) -> Tensor:
     The adjoint of `fold`: each is the other's gradient, several times faster than differentiating strided views.
     """
     if torch.is_grad_enabled() and x.requires_grad:
-        patches: Tensor = _Unfold.apply(x, patch_size, stride)
-        return patches
+        return _Unfold.apply(x, patch_size, stride)  # type: ignore[no-untyped-call]
     return _unfold(x, patch_size, stride)
 
 
 def fold(patches: Tensor, stride: int) -> Tensor:
     """Sum overlapping patches into a map. N h w p p C -> N H W C. The adjoint of `unfold`."""
     if torch.is_grad_enabled() and patches.requires_grad:
-        x: Tensor = _Fold.apply(patches, stride)
-        return x
+        return _Fold.apply(patches, stride)  # type: ignore[no-untyped-call]
     return _fold(patches, stride)
 
 

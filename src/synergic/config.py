@@ -23,5 +23,7 @@ def read_config(cls: type[T], mapping: Mapping[str, Any], source: object) -> T:
         return TypeAdapter(cls).validate_python(dict(mapping))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
-        raise SynergicError(f"{source}: {where}: {first['msg']}, got {first['input']!r}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        if first["loc"]:  # a field of its own; else the dataclass refused the whole
+            message = f"{'.'.join(str(part) for part in first['loc'])}: {message}, got {first['input']!r}"
+        raise SynergicError(f"{source}: {message}") from None

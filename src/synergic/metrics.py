@@ -50,10 +50,10 @@ def psnr_b(picture: np.ndarray, clean: np.ndarray, block: int = 8) -> float:
 
     C. Yim, A. Bovik, "Quality assessment of deblocked images", IEEE TIP 2011.
     """
+    error = mean_squared_error(picture, clean)
     if picture.shape[2] != 1:
         raise SynergicError(f"PSNR-B: expected a gray picture, got {picture.shape[2]} channels; give its luma")
-    x = picture[..., 0].astype(np.float64)
-    return decibels(mean_squared_error(picture, clean) + blocking_effect(x, block))
+    return decibels(error + blocking_effect(picture[..., 0].astype(np.float64), block))
 
 
 def blocking_effect(x: np.ndarray, block: int = 8) -> float:
@@ -63,7 +63,7 @@ def blocking_effect(x: np.ndarray, block: int = 8) -> float:
     on_rows = np.arange(1, x.shape[0]) % block == 0
     at_edges = np.concatenate([across[:, on_columns].ravel(), along[on_rows].ravel()])
     elsewhere = np.concatenate([across[:, ~on_columns].ravel(), along[~on_rows].ravel()])
-    if at_edges.size == 0 or elsewhere.size == 0 or at_edges.mean() <= elsewhere.mean():
+    if min(x.shape) == 1 or at_edges.size == 0 or elsewhere.size == 0 or at_edges.mean() <= elsewhere.mean():
         return 0.0
     weight = np.log2(block) / np.log2(min(x.shape))
     return float(weight * (at_edges.mean() - elsewhere.mean()))
@@ -78,6 +78,6 @@ def _blur(x: Tensor) -> Tensor:
 
 
 def _check(picture: np.ndarray, clean: np.ndarray) -> None:
-    if picture.shape != clean.shape or picture.dtype != np.uint8 or clean.dtype != np.uint8:
+    if picture.shape != clean.shape or picture.ndim != 3 or picture.dtype != np.uint8 or clean.dtype != np.uint8:
         got = f"{picture.dtype} {picture.shape} and {clean.dtype} {clean.shape}"
-        raise SynergicError(f"metrics: expected two uint8 pictures of one shape, got {got}")
+        raise SynergicError(f"metrics: expected two uint8 pictures H W C of one shape, got {got}")

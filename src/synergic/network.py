@@ -41,7 +41,7 @@ class SATNetConfig:
     conditioned: bool = False
     """Takes the degradation's strength as one constant input plane (sigma/255, or quality/100, or unknown)."""
     channels: int = 64
-    """Feature channels."""
+    """Feature channels, at least 4: local attention halves them and its gate halves them again."""
     blocks: int = 4
     """Synergic blocks."""
     extraction: Literal["plain", "residual"] = "plain"
@@ -57,7 +57,7 @@ class SATNetConfig:
     patch_size: int = 7
     """Side of an attention patch, in feature pixels."""
     stride: int = 4
-    """Step between query patches."""
+    """Step between query patches, at most `patch_size`, so that they cover every pixel."""
     key_stride: int = 4
     """Step between key and value patches; 1 compares with every position, at 16 times the cost."""
     similarity: Literal["dot", "cosine"] = "dot"
@@ -70,9 +70,14 @@ class SATNetConfig:
     """How far beyond its window a query sees, in feature pixels."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "depth", "embedding", "patch_size", "stride", "key_stride"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        least = {"channels": 4, "halo": 0}
+        for name in ("channels", "blocks", "depth", "embedding", "patch_size", "stride", "key_stride", "halo"):
+            if getattr(self, name) < least.get(name, 1):
+                raise ValueError(f"{name}: expected at least {least.get(name, 1)}, got {getattr(self, name)}")
+        if self.similarity_scale <= 0:
+            raise ValueError(f"similarity_scale: expected more than 0, got {self.similarity_scale}")
+        if self.nonlocal_attention == "patch" and self.stride > self.patch_size:
+            raise ValueError(f"stride: expected at most the patch_size {self.patch_size}, got {self.stride}")
         if self.window is not None and (self.window < 1 or self.window % self.stride or self.halo % self.stride):
             raise ValueError(
                 f"window and halo: expected multiples of the stride {self.stride}, got {self.window} and {self.halo}"

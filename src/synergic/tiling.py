@@ -25,7 +25,8 @@ class Span:
 def axis_spans(length: int, size: int, overlap: int) -> list[Span]:
     """Cover an axis with equal spans of at most `size` that overlap by at least `overlap`: count first, then place.
 
-    Weights are ramps over what neighbours share. Spans start at even positions, so that the half-resolution network
+    Weights are ramps over the middle half of what neighbours share: the outer quarters, where a network feels the
+    tile's border most, are left to the neighbour. Spans start at even positions, so that the half-resolution network
     pairs the same pixels in every tile.
     """
     count = max(1, ceil((length - overlap) / (size - overlap)))
@@ -44,8 +45,8 @@ def axis_spans(length: int, size: int, overlap: int) -> list[Span]:
 
 
 def _ramp(positions: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """0 before `start`, 1 from `stop` on, linear between. float32."""
-    return np.clip((positions - start + 0.5) / (stop - start), 0, 1).astype(np.float32)
+    """0 over the first quarter from `start` to `stop`, 1 from the last quarter on, linear between. float32."""
+    return np.clip(2 * (positions + 0.5 - start) / (stop - start) - 0.5, 0, 1).astype(np.float32)
 
 
 def map_tiles(

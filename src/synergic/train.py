@@ -263,6 +263,7 @@ class State:
         save_weights(self.run / "weights.safetensors", self.averaged, self.card())
         self.write_row()
 
+    @torch.no_grad()
     def load(self) -> None:
         """Go on from the saved state."""
         if not self.path.exists():
@@ -273,8 +274,11 @@ class State:
         self.network.load_state_dict(_below(tensors, "network."))
         self.average.load_state_dict(_below(tensors, "average."))
         optimizer, moments = self.optimizer.state_dict(), _below(tensors, "optimizer.")
-        for index in range(len(optimizer["param_groups"][0]["params"])):
-            optimizer["state"][index] = _below(moments, f"{index}.")
+        for index, parameter in enumerate(self.network.parameters()):
+            own = _below(moments, f"{index}.")
+            for key in ("exp_avg", "exp_avg_sq"):  # the fused AdamW needs them in the parameter's memory order
+                own[key] = torch.empty_like(parameter).copy_(own[key])
+            optimizer["state"][index] = own
         self.optimizer.load_state_dict(optimizer)
 
     def log(self, **values: float) -> None:

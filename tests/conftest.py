@@ -1,0 +1,65 @@
+"""Fixtures: small weights, small pictures, the data folder where there is one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from synergic.images import Picture, write_picture
+from synergic.network import SATNet, SATNetConfig
+from synergic.weights import Card, Task, save_weights
+
+torch.set_num_threads(1)  # the tensors of the tests are small
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def data() -> Path:
+    """The folder of benchmark pictures, beside the repository."""
+    if not DATA.is_dir():
+        pytest.skip("the benchmark pictures are not beside the repository (../shared/data)")
+    return DATA
+
+
+def tiny_network(colors: int = 1, conditioned: bool = True, **changes: object) -> SATNet:
+    """A small random network that does something: its residual is not zero anywhere."""
+    small = {"channels": 8, "blocks": 1, "depth": 1, "embedding": 4, "downscale": 2, "extraction": "residual"}
+    config = SATNetConfig(colors=colors, conditioned=conditioned, **(small | changes))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    network = SATNet(config).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    return network
+
+
+def tiny_card(name: str = "tiny", task: Task = "denoise") -> Card:
+    """A card that says what it is."""
+    return Card(name, task, data="none", licence="CC0", steps=0, seconds=0.0, hardware="none", recipe={"seed": 1})
+
+
+@pytest.fixture
+def make_weights(tmp_path: Path) -> Callable[..., Path]:
+    """Writes weights of a tiny network; returns their path."""
+
+    def make(task: Task = "denoise", colors: int = 1, conditioned: bool = True, **changes: object) -> Path:
+        path = tmp_path / f"{task}-{colors}-{conditioned}.safetensors"
+        save_weights(path, tiny_network(colors, conditioned, **changes), tiny_card(path.stem, task))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    """A seeded generator."""
+    return np.random.default_rng(0)
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    """Write pixels H W C as a picture."""
+    write_picture(path, Picture(pixels, None, {}, None))
+    return path

@@ -1,0 +1,274 @@
+"""Attention: the fast versions against tests/reference.py, their gradients, their memory."""
+
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import torch
+from torch import Generator, Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from synergic.attention import (
+    attend,
+    fold,
+    grid_padding,
+    in_windows,
+    overlap_count,
+    pad_to_grid,
+    patch_attention,
+    pixel_attention,
+    unfold,
+)
+
+torch.set_num_threads(1)  # on tensors as small as these, threads only wait for each other
+SIZES = [(1, 1), (1, 9), (7, 5), (13, 17), (20, 24)]
+GRIDS = [(7, 4, 4), (7, 4, 1), (5, 4, 4), (5, 4, 1), (3, 3, 3), (3, 2, 1), (1, 1, 1)]  # patch_size, stride, key_stride
+SCALE = 0.3
+TOLERANCE = 1e-5
+
+
+def maps(height: int, width: int, n: int = 1, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """q and k N H W 3, v N H W 2."""
+    generator = Generator().manual_seed(height * 100 + width)
+    q, k, v = (torch.randn(n, height, width, c, generator=generator, dtype=dtype) for c in (3, 3, 2))
+    return q, k, v
+
+
+def slow(attention: Callable[..., np.ndarray], qkv: tuple[Tensor, ...], **options: Any) -> Tensor:
+    """A reference on the only picture of a batch, in float64."""
+    return torch.from_numpy(attention(*(x[0].double().numpy() for x in qkv), **options))[None]
+
+
+def error(got: Tensor, wanted: Tensor) -> float:
+    """Greatest difference relative to the greatest value."""
+    assert got.shape == wanted.shape
+    return float((got.double() - wanted.double()).abs().max() / wanted.double().abs().max())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_patch_attention_is_the_reference(size: tuple[int, int], grid: tuple[int, int, int]) -> None:
+    qkv = maps(*size)
+    options: dict[str, Any] = dict(zip(("patch_size", "stride", "key_stride"), grid, strict=True))
+    wanted = slow(reference.patch_attention, qkv, scale=SCALE, **options)
+    for chunk in (None, 1, 5):
+        assert error(patch_attention(*qkv, scale=SCALE, chunk=chunk, **options), wanted) < TOLERANCE
+
+
+@pytest.mark.parametrize("size", SIZES[:4])
+def test_pixel_attention_is_the_reference(size: tuple[int, int]) -> None:
+    qkv = maps(*size)
+    assert error(pixel_attention(*qkv, scale=SCALE), slow(reference.pixel_attention, qkv, scale=SCALE)) < TOLERANCE
+
+
+@pytest.mark.parametrize("option", [{"scale": SCALE * 1.01}, {"key_stride": 1}, {"stride": 2}, {"patch_size": 5}])
+def test_the_comparison_would_see_an_ignored_option(option: dict[str, Any]) -> None:
+    qkv = maps(13, 17)
+    wanted = slow(reference.patch_attention, qkv, **({"scale": SCALE} | option))
+    assert error(patch_attention(*qkv, scale=SCALE), wanted) > 100 * TOLERANCE
+
+
+def test_scale_may_be_a_tensor_and_the_defaults_are_the_papers() -> None:
+    qkv = maps(13, 17)
+    wanted = patch_attention(*qkv, scale=SCALE, patch_size=7, stride=4, key_stride=4, chunk=None, key_mask=None)
+    assert torch.equal(patch_attention(*qkv, scale=torch.tensor(SCALE)), wanted)
+
+
+@pytest.mark.parametrize(
+    "attention", [partial(patch_attention, chunk=5), partial(patch_attention, key_stride=1), pixel_attention]
+)
+def test_a_batch_is_each_alone(attention: Callable[..., Tensor]) -> None:
+    qkv = maps(9, 14, n=2)
+    together = attention(*qkv, scale=SCALE)
+    alone = torch.cat([attention(*(x[i : i + 1] for x in qkv), scale=SCALE) for i in range(2)])
+    assert error(together, alone) < TOLERANCE
+    assert error(together[:1], alone[1:]) > 0.1
+
+
+def test_equal_values_average_to_themselves() -> None:
+    v = torch.full((1, 13, 17, 2), 0.7)
+    assert torch.allclose(pixel_attention(*maps(13, 17)[:2], v, scale=SCALE), v)
+
+
+@pytest.mark.parametrize("patch_size", [1, 3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_unfold_and_fold_are_the_reference_and_adjoint(patch_size: int, stride: int) -> None:
+    generator = Generator().manual_seed(0)
+    height, width = 2 * stride + patch_size, 3 * stride + patch_size
+    x = torch.randn(2, height, width, 3, generator=generator, dtype=torch.float64)
+    patches = unfold(x, patch_size, stride)
+    y = torch.randn(patches.shape, generator=generator, dtype=torch.float64)
+    folded = fold(y, stride)
+    for i in range(2):
+        assert np.array_equal(patches[i].numpy(), reference.unfold(x[i].numpy(), patch_size, stride))
+        assert np.allclose(folded[i].numpy(), reference.fold(y[i].numpy(), stride), rtol=0, atol=1e-12)
+    assert (patches * y).sum().item() == pytest.approx((x * folded).sum().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(("patch_size", "stride"), [(7, 4), (5, 4), (3, 1), (1, 1)])
+@pytest.mark.parametrize("length", [1, 2, 7, 16, 17])
+def test_the_grid_covers_every_pixel(length: int, patch_size: int, stride: int) -> None:
+    before, after = grid_padding(length, patch_size, stride)
+    grid = -(-length // stride)
+    assert 0 <= before <= after <= before + 1
+    assert before + length + after == (grid - 1) * stride + patch_size
+    assert before == -reference.starts(length, patch_size, stride)[0]
+    padded = pad_to_grid(torch.ones(1, length, length, 1), patch_size, stride)
+    assert padded.shape[1:3] == (before + length + after,) * 2
+    assert padded.sum() == length**2
+    count = overlap_count(grid, patch_size, stride)
+    assert torch.equal(
+        count[:, None],
+        torch.from_numpy(reference.fold(np.ones((grid, 1, patch_size, patch_size, 1), np.float32), stride))[:, 0],
+    )
+    assert count.min() >= 1
+
+
+# ---- gradients
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("key_stride", [2, 1])
+def test_gradients_of_patch_attention(chunk: int | None, key_stride: int) -> None:
+    inputs = [x.requires_grad_() for x in (*maps(4, 5, dtype=torch.float64), torch.tensor(SCALE, dtype=torch.float64))]
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, scale: Tensor) -> Tensor:
+        return patch_attention(q, k, v, scale=scale, patch_size=3, stride=2, key_stride=key_stride, chunk=chunk)
+
+    assert torch.autograd.gradcheck(attention, inputs, fast_mode=True)
+
+
+def test_second_gradients_of_unfold_and_fold() -> None:
+    x = maps(5, 7, dtype=torch.float64)[2].requires_grad_()
+    patches = unfold(x.detach(), 3, 2).requires_grad_()
+    assert torch.autograd.gradcheck(partial(unfold, patch_size=3, stride=2), x)
+    assert torch.autograd.gradgradcheck(partial(unfold, patch_size=3, stride=2), x)
+    assert torch.autograd.gradcheck(partial(fold, stride=2), patches)
+    assert torch.autograd.gradgradcheck(partial(fold, stride=2), patches)
+
+
+def test_chunks_change_no_gradient() -> None:
+    gradients = []
+    for chunk in (None, 3):
+        inputs = [x.requires_grad_() for x in maps(13, 17)]
+        patch_attention(*inputs, scale=SCALE, chunk=chunk).square().sum().backward()
+        gradients.append([x.grad for x in inputs])
+    for whole, chunked in zip(*gradients, strict=True):
+        assert whole is not None and chunked is not None
+        assert error(chunked, whole) < TOLERANCE
+
+
+# ---- windows and masks
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize(("window", "halo"), [(8, 4), (8, 0), (4, 8), (12, 4)])
+def test_windows_are_the_reference(size: tuple[int, int], window: int, halo: int) -> None:
+    qkv = maps(*size)
+    wanted = slow(
+        partial(reference.in_windows, partial(reference.patch_attention, scale=SCALE), window=window, halo=halo), qkv
+    )
+    for tokens in (1, 1 << 17):  # one window at a time, and all at once
+        assert error(in_windows(partial(patch_attention, scale=SCALE), *qkv, window, halo, tokens), wanted) < TOLERANCE
+
+
+@pytest.mark.parametrize(("window", "halo"), [(17, 0), (24, 0), (24, 8)])
+def test_one_window_over_the_map_is_global_for_pixels(window: int, halo: int) -> None:
+    qkv = maps(13, 17, n=2)
+    attention = partial(pixel_attention, scale=SCALE)
+    assert error(in_windows(attention, *qkv, window, halo), attention(*qkv)) < TOLERANCE
+
+
+@pytest.mark.parametrize("key_stride", [4, 1])
+def test_one_window_on_the_map_is_global_for_patches(key_stride: int) -> None:
+    """With a halo, or beyond the map, patches that overlap the border by a little join in: then it is no equality."""
+    qkv = maps(20, 20, n=2)
+    attention = partial(patch_attention, scale=SCALE, key_stride=key_stride)
+    assert error(in_windows(attention, *qkv, 20, 0), attention(*qkv)) < TOLERANCE
+
+
+def test_far_from_the_border_windows_with_enough_halo_are_global() -> None:
+    """Only one spot has anything to say: whoever sees it in his window says what the whole map says."""
+    q, k, v = maps(48, 48)
+    k, v = torch.zeros_like(k), v.clone()
+    k[:, 22:27, 22:27] = q[:, 22:27, 22:27]  # the patch of query (6, 6), which begins at 4 * 6 - 1
+    attention = partial(patch_attention, scale=50.0)
+    at = (slice(None), slice(24, 26), slice(24, 26))
+    assert error(in_windows(attention, q, k, v, 16, 16)[at], attention(q, k, v)[at]) < TOLERANCE
+
+
+@pytest.mark.parametrize("key_stride", [4, 1])
+def test_key_mask_ignores_keys_without_a_pixel_inside(key_stride: int) -> None:
+    q, k, v = maps(16, 16)
+    mask = torch.zeros(1, 16, 16, 1)
+    mask[:, :8] = 1
+    options: dict[str, Any] = {"scale": SCALE, "key_stride": key_stride}
+    masked = patch_attention(q, k, v, key_mask=mask, **options)
+    wanted = slow(partial(reference.patch_attention, key_mask=mask[0].numpy(), **options), (q, k, v))
+    assert error(masked, wanted) < TOLERANCE
+    assert error(masked, patch_attention(q, k, v, **options)) > 0.01
+    k[:, 15:], v[:, 15:] = 1e3, 1e3  # no key patch with a pixel inside reaches row 15
+    assert torch.equal(patch_attention(q, k, v, key_mask=mask, **options), masked)
+
+
+def test_key_mask_ignores_pixels() -> None:
+    q, k, v = maps(6, 5)
+    mask = torch.ones(1, 6, 5, 1)
+    mask[:, 4:] = 0
+    cut = attend(q.flatten(1, 2), k[:, :4].flatten(1, 2), v[:, :4].flatten(1, 2), SCALE, None, None)
+    assert error(pixel_attention(q, k, v, scale=SCALE, key_mask=mask), cut.view_as(v)) < TOLERANCE
+
+
+# ---- memory
+
+
+class Memory(TorchDispatchMode):
+    """Counts the bytes of all tensors alive, and those of the largest."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = self.largest = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.known:
+                self._born(tensor.untyped_storage())
+        return result
+
+    def _born(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self.known.add(key)
+        self.live += size
+        self.peak, self.largest = max(self.peak, self.live), max(self.largest, size)
+        weakref.finalize(storage, self._died, key, size)
+
+    def _died(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+def memory_of(width: int, chunk: int | None, **options: Any) -> Memory:
+    """Of attention over a 16 x width map, forward and backward."""
+    inputs = [x.requires_grad_() for x in maps(16, width)]
+    with Memory() as memory:
+        patch_attention(*inputs, scale=SCALE, chunk=chunk, **options).sum().backward()
+    return memory
+
+
+@pytest.mark.parametrize("options", [{"patch_size": 1, "stride": 1}, {"patch_size": 3, "stride": 2, "key_stride": 1}])
+def test_memory_is_linear_in_the_patches_when_chunked(options: dict[str, int]) -> None:
+    queries, keys = (16 // options["stride"]) * (96 // options["stride"]), 16 * 96
+    whole = [memory_of(width, None, **options) for width in (48, 96)]
+    assert whole[1].largest == 4 * queries * keys
+    assert whole[1].peak > 3.4 * whole[0].peak
+    chunked = [memory_of(width, 32, **options) for width in (48, 96)]
+    assert chunked[1].largest <= 4 * keys * max(32, 3 * options["patch_size"] ** 2)  # similarities, or key patches
+    assert chunked[1].peak < 2.2 * chunked[0].peak
+    assert chunked[1].peak < whole[1].peak / 5

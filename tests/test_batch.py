@@ -1,0 +1,135 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import save
+from synergic.batch import Job, Options, plan_jobs, restore_files
+from synergic.errors import SynergicError
+from synergic.images import Picture, read_pixels
+
+MakeWeights = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, random: np.random.Generator) -> Path:
+    """Three pictures in two folders, one broken file, one file that is no picture."""
+    for name in ("a.png", "b.jpg", "deep/a.png"):
+        save(tmp_path / "in" / name, random.integers(0, 256, (20, 24, 3), np.uint8))
+    (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    (tmp_path / "in" / "notes.txt").write_text("hello")
+    return tmp_path / "in"
+
+
+def options(weights: Path, **changes: object) -> Options:
+    return Options(weights=str(weights), device="cpu", precision="float32", **changes)  # type: ignore[arg-type]
+
+
+def test_a_folder_is_mirrored_and_a_broken_file_does_not_stop_it(folder: Path, make_weights: MakeWeights) -> None:
+    out = folder.parent / "out"
+    results = list(restore_files(plan_jobs([folder], out), options(make_weights())))
+    assert [result["status"] for result in results] == ["restored", "restored", "failed", "restored"]
+    assert "broken.png" in results[2]["error"]
+    assert "\n" not in results[2]["error"]
+    written = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert written == ["a.png", "b.jpg", "deep/a.png"]
+    assert read_pixels(out / "deep" / "a.png").shape == (20, 24, 3)
+    assert results[0]["width"] == 24
+    assert results[0]["height"] == 20
+
+
+def test_nothing_is_overwritten_unless_asked(folder: Path, make_weights: MakeWeights) -> None:
+    out = folder.parent / "out"
+    jobs = plan_jobs([folder / "a.png"], out)
+    list(restore_files(jobs, options(make_weights())))
+    first = (out / "a.png").read_bytes()
+    again = list(restore_files(jobs, options(make_weights(), strength=0.0)))
+    assert again[0]["status"] == "failed"
+    assert "exists; pass --overwrite" in again[0]["error"]
+    assert (out / "a.png").read_bytes() == first
+    list(restore_files(jobs, options(make_weights(), strength=0.0, overwrite=True)))
+    assert (read_pixels(out / "a.png") == read_pixels(folder / "a.png")).all()
+
+
+def test_resume_skips_what_is_there(folder: Path, make_weights: MakeWeights) -> None:
+    jobs = plan_jobs([folder], folder.parent / "out")
+    list(restore_files(jobs[:1], options(make_weights())))
+    statuses = [result["status"] for result in restore_files(jobs, options(make_weights()), resume=True)]
+    assert statuses == ["skipped", "restored", "failed", "restored"]
+
+
+def test_outputs_by_name(folder: Path) -> None:
+    out = folder.parent / "out"
+    assert plan_jobs([folder / "a.png"], out / "x.tif") == [Job(folder / "a.png", out / "x.tif")]
+    assert plan_jobs([folder / "a.png"], out) == [Job(folder / "a.png", out / "a.png")]
+    assert [job.target for job in plan_jobs([folder / "deep", folder / "b.jpg"], out)] == [out / "a.png", out / "b.jpg"]
+
+
+def test_two_inputs_of_one_name_are_refused_before_anything_is_written(folder: Path) -> None:
+    with pytest.raises(SynergicError, match="expected an output name of its own"):
+        plan_jobs([folder / "a.png", folder / "deep" / "a.png"], folder.parent / "out")
+
+
+def test_shards_are_disjoint_and_complete(folder: Path) -> None:
+    jobs = plan_jobs([folder], folder.parent / "out")
+    shards = [plan_jobs([folder], folder.parent / "out", (i, 3)) for i in (1, 2, 3)]
+    assert [len(shard) for shard in shards] == [2, 1, 1]
+    assert {job.source for shard in shards for job in shard} == {job.source for job in jobs}
+
+
+def test_an_empty_folder_and_a_missing_one(tmp_path: Path) -> None:
+    with pytest.raises(SynergicError, match="expected pictures .* found none"):
+        plan_jobs([tmp_path], tmp_path / "out")
+    with pytest.raises(SynergicError, match="nothing is there"):
+        plan_jobs([tmp_path / "missing"], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("asked", "jpeg_quality", "task"),
+    [
+        ({}, None, "photo"),
+        ({}, 90, "photo"),
+        ({}, 20, "photo"),  # until weights for JPEG are published
+        ({"sigma": 20.0}, 20, "denoise"),
+        ({"quality": 20}, None, "jpeg"),
+        ({"task": "denoise"}, 20, "denoise"),
+    ],
+)
+def test_the_task_follows_the_file_and_the_options(
+    asked: dict[str, object], jpeg_quality: int | None, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synergic.weights.published_weights", lambda: {"photo": Path(), "gray-denoise": Path()})
+    picture = Picture(np.zeros((1, 1, 3), np.uint8), None, {}, jpeg_quality)
+    assert Options(**asked).task_for(picture) == task  # type: ignore[arg-type]
+
+
+def test_a_coarse_jpeg_goes_to_jpeg_weights_with_its_own_quality(
+    make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = {"photo": make_weights("photo", 3), "gray-jpeg": make_weights("jpeg", 1)}
+    monkeypatch.setattr("synergic.weights.published_weights", lambda: published)
+    asked = Options(device="cpu")
+    picture = Picture(np.zeros((1, 1, 3), np.uint8), None, {}, 30)
+    restorer = asked.restorer(picture)
+    assert restorer.card.task == "jpeg"
+    assert asked.quality_for(picture, restorer) == 30
+    fine = Picture(picture.pixels, None, {}, 95)
+    assert asked.restorer(fine).card.task == "photo"
+    assert asked.quality_for(fine, asked.restorer(fine)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sigma": 300.0}, "sigma: expected 0 to 255, got 300"),
+        ({"quality": 10}, "quality: .* works without"),
+        ({"strength": -1.0}, "strength: expected 0 to 1, got -1"),
+        ({"weights": "missing"}, "missing: expected a weights file or a published name"),
+    ],
+)
+def test_wrong_usage_is_refused_before_the_first_picture(
+    make_weights: MakeWeights, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(SynergicError, match=message):
+        Options(**({"weights": str(make_weights())} | changes)).check()  # type: ignore[arg-type]

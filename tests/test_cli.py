@@ -1,0 +1,135 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import save
+from synergic import cli
+from synergic.images import read_pixels
+
+MakeWeights = Callable[..., Path]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own."""
+    command = [sys.executable, "-m", "synergic", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[int, str, str]:
+    """The command in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["synergic", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys; sys.argv = ['synergic', 'restore', '--help']\nfrom synergic.cli import main\n"
+    code += "try: main()\nfinally: assert not {'torch', 'numpy', 'pyvips'} & sys.modules.keys()"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_restore_one_file_end_to_end(tmp_path: Path, make_weights: MakeWeights, random: np.random.Generator) -> None:
+    source = save(tmp_path / "a.png", random.integers(0, 256, (30, 20, 3), np.uint8))
+    done = run("restore", source, "-o", tmp_path / "out", "--weights", make_weights(), "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["status"], result["width"], result["height"]) == ("restored", 20, 30)
+    assert read_pixels(tmp_path / "out" / "a.png").shape == (30, 20, 3)
+
+
+def test_a_broken_file_is_one_line_and_exit_code_1(
+    tmp_path: Path, make_weights: MakeWeights, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.png").write_bytes(b"not a picture")
+    save(tmp_path / "in" / "good.png", np.zeros((8, 8, 1), np.uint8))
+    arguments = ("restore", tmp_path / "in", "-o", tmp_path / "out", "--weights", make_weights())
+    code, out, err = call(capsys, monkeypatch, *arguments)
+    assert code == 1
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "bad.png" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+    assert call(capsys, monkeypatch, *arguments, "--resume")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["restore", "x.png"], "Missing option '-o'"),
+        (["restore", "missing.png", "-o", "out"], "missing.png: expected a picture or a folder, but nothing is there"),
+        (["restore", "missing.png", "-o", "out", "--shard", "3/2"], "--shard: expected I/N with I from 1 to N, got '3/2'"),
+        (["restore", "x", "-o", "o", "--resume", "--overwrite"], "--overwrite and --resume: expected one of them"),
+        (["restore", "x", "-o", "o", "--task", "cook"], "'cook' is not one of"),
+        (["fly"], "No such command 'fly'"),
+        (["evaluate", "--weights", "w", "--data", "d"], "evaluate: expected one of sigma, quality, pairs, got none"),
+        (["train", "none.toml", "-o", "run"], "none.toml: expected a recipe in TOML"),
+        (["train", "r.toml", "-o", "run", "--set", "steps"], "--set: expected KEY=VALUE, got 'steps'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = call(capsys, monkeypatch, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("synergic: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_an_interruption_is_exit_code_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("synergic.batch.plan_jobs", interrupted)
+    code, _, err = call(capsys, monkeypatch, "restore", tmp_path, "-o", tmp_path)
+    assert code == 130
+    assert len(err.split("\n")) == 3  # an empty one ends the terminal's ^C
+    assert "--resume" in err
+
+
+def test_evaluate_writes_the_contract(
+    tmp_path: Path,
+    make_weights: MakeWeights,
+    random: np.random.Generator,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("b", "a"):
+        save(tmp_path / "clean" / f"{name}.png", random.integers(0, 256, (32, 32, 3), np.uint8))
+    report = tmp_path / "report.json"
+    options = ("--weights", make_weights(), "--data", tmp_path / "clean", "--sigma", 25, "--json", report)
+    code, out, _ = call(capsys, monkeypatch, "evaluate", *options, "--save", tmp_path / "saved", "--device", "cpu")
+    assert code == 0
+    result = json.loads(report.read_text())
+    assert {"psnr", "ssim", "images", "protocol", "weights", "parameters"} <= result.keys()
+    assert [image["name"] for image in result["images"]] == ["a", "b"]
+    assert result["psnr"] == pytest.approx(np.mean([image["psnr"] for image in result["images"]]))
+    assert result["degraded_psnr"] == pytest.approx(20.17, abs=0.6)  # 1024 pixels each
+    assert "sigma 25" in out
+    assert read_pixels(tmp_path / "saved" / "a.png").shape == (32, 32, 1)
+    code, _, _ = call(capsys, monkeypatch, "evaluate", *options, "--seed", 1, "--limit", 1, "--blind")
+    other = json.loads(report.read_text())
+    assert len(other["images"]) == 1
+    assert other["images"][0]["degraded_psnr"] != result["images"][0]["degraded_psnr"]
+    assert other["protocol"]["strength"] == "unknown to the network"
+
+
+def test_weights_lists_every_published_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, make_weights: MakeWeights
+) -> None:
+    monkeypatch.setattr("synergic.weights.published_weights", lambda: {"tiny": make_weights()})
+    code, out, _ = call(capsys, monkeypatch, "weights", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["licence"] == "CC0"
+    assert json.loads(out)[0]["parameters"] > 1000
+    assert "denoise-1-True: denoise" in call(capsys, monkeypatch, "weights")[1]

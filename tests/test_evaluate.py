@@ -1,0 +1,80 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import save
+from synergic import Restorer, SynergicError
+from synergic.data import to_tensor, to_uint8
+from synergic.degradations import add_gaussian_noise, add_jpeg_artifacts
+from synergic.evaluate import Protocol, evaluate
+from synergic.metrics import psnr, psnr_b, ssim
+
+MakeWeights = Callable[..., Path]
+
+
+@pytest.fixture
+def clean(tmp_path: Path, random: np.random.Generator) -> np.ndarray:
+    pixels = random.integers(0, 256, (6, 5, 1), np.uint8).repeat(8, 0).repeat(8, 1)
+    save(tmp_path / "clean" / "x.png", pixels)
+    return pixels
+
+
+def restorer_of(path: Path) -> Restorer:
+    return Restorer.from_pretrained(path, device="cpu", precision="float32")
+
+
+def test_gaussian_noise_by_hand(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights) -> None:
+    restorer = restorer_of(make_weights())
+    report = evaluate(restorer, Protocol(tmp_path / "clean", sigma=15, seed=3))
+    noisy = add_gaussian_noise(to_tensor(clean), 15, torch.Generator().manual_seed(3))
+    restored = to_uint8(restorer.tensor(noisy[None], sigma=15)[0])
+    assert report["psnr"] == pytest.approx(psnr(restored, clean))
+    assert report["ssim"] == pytest.approx(ssim(restored, clean))
+    blind = evaluate(restorer, Protocol(tmp_path / "clean", sigma=15, seed=3, blind=True))
+    assert blind["psnr"] != report["psnr"]
+
+
+def test_jpeg_by_hand(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights) -> None:
+    restorer = restorer_of(make_weights("jpeg"))
+    report = evaluate(restorer, Protocol(tmp_path / "clean", quality=10))
+    degraded = add_jpeg_artifacts(to_tensor(clean), 10)
+    restored = to_uint8(restorer.tensor(degraded[None], quality=10)[0])
+    assert report["degraded_psnr"] == pytest.approx(psnr(to_uint8(degraded), clean))
+    assert report["psnr"] == pytest.approx(psnr(restored, clean))
+    assert report["psnr_b"] == pytest.approx(psnr_b(restored, clean))
+
+
+def test_pairs(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights) -> None:
+    degraded = np.clip(clean.astype(int) + 9, 0, 255).astype(np.uint8)
+    save(tmp_path / "degraded" / "x.png", degraded)
+    report = evaluate(restorer_of(make_weights()), Protocol(tmp_path / "clean", pairs=tmp_path / "degraded"))
+    assert report["degraded_psnr"] == pytest.approx(psnr(degraded, clean))
+    save(tmp_path / "clean" / "y.png", clean)
+    with pytest.raises(SynergicError, match="y: expected a degraded picture of .*, got none"):
+        evaluate(restorer_of(make_weights()), Protocol(tmp_path / "clean", pairs=tmp_path / "degraded"))
+
+
+def test_colour_pictures_for_gray_networks(tmp_path: Path, make_weights: MakeWeights) -> None:
+    colour = np.full((32, 32, 3), (200, 100, 50), np.uint8)
+    save(tmp_path / "clean" / "x.png", colour)
+    noisy = Protocol(tmp_path / "clean", sigma=0)
+    jpeg = Protocol(tmp_path / "clean", quality=90)
+    assert next(noisy.samples(colors=1))[2][0, 0, 0] == 124  # 0.299 R + 0.587 G + 0.114 B
+    assert next(jpeg.samples(colors=1))[2][0, 0, 0] == 123  # 16 + (65.481 R + 128.553 G + 24.966 B) / 255
+    assert next(jpeg.samples(colors=3))[2].shape == (32, 32, 3)
+
+
+def test_exactly_one_degradation(tmp_path: Path) -> None:
+    with pytest.raises(SynergicError, match="expected one of sigma, quality, pairs, got sigma and quality"):
+        Protocol(tmp_path, sigma=1, quality=1)
+
+
+@pytest.mark.parametrize(("sigma", "figure"), [(15, 24.61), (25, 20.17), (50, 14.15)])
+def test_noisy_set12_before_any_network(data: Path, sigma: float, figure: float) -> None:
+    protocol = Protocol(data / "eval" / "set12", sigma=sigma)
+    errors = [((noisy.numpy()[0] * 255 - clean[..., 0]) ** 2).mean() for _, noisy, clean in protocol.samples(1)]
+    assert len(errors) == 12
+    assert np.mean([10 * np.log10(255**2 / error) for error in errors]) == pytest.approx(figure, abs=0.05)

@@ -1,0 +1,81 @@
+"""The project as a whole: the direction of imports, the words, the README."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "synergic"
+
+FLOORS = [
+    {"errors"},
+    {"images", "attention", "config", "hardware"},
+    {"network", "metrics", "tiling"},
+    {"weights", "degradations"},
+    {"data", "restore"},
+    {"batch", "evaluate", "train"},
+    {"cli"},
+]
+"""A module imports only from the floors below its own."""
+
+
+def imports(module: str) -> set[str]:
+    tree = ast.parse((SOURCE / f"{module}.py").read_text())
+    names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.removeprefix("synergic.") for name in names if name.startswith("synergic.")}
+
+
+def test_every_module_has_its_floor() -> None:
+    modules = {path.stem for path in SOURCE.glob("*.py")} - {"__init__", "__main__"}
+    assert modules == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("floor", range(len(FLOORS)))
+def test_imports_go_down(floor: int) -> None:
+    below: set[str] = set().union(*FLOORS[:floor])
+    for module in FLOORS[floor]:
+        assert imports(module) <= below, module
+
+
+def test_only_images_imports_the_image_library() -> None:
+    users = [path.stem for path in SOURCE.glob("*.py") if re.search(r"import pyvips|from pyvips|PIL", path.read_text())]
+    assert users == ["images"]
+
+
+def test_everything_exported_exists_and_the_package_imports_without_torch() -> None:
+    code = "import sys, synergic; assert 'torch' not in sys.modules; [getattr(synergic, name) for name in synergic.__all__]"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_documents_name_only_what_exists() -> None:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        text = document.read_text()
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
+        for name in re.findall(r"`((?:src|recipes|tests|examples|docs|training)/[\w./-]+)`", text):
+            assert (ROOT / name).exists(), f"{document.name}: {name}"
+
+
+def test_commands_in_documents_are_real() -> None:
+    from synergic.cli import command
+
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for line in re.findall(r"^synergic (.+)$", document.read_text(), re.MULTILINE):
+            name, *arguments = line.split()
+            subcommand = command.commands[name]
+            known = {option for parameter in subcommand.params for option in parameter.opts}
+            for argument in arguments:
+                if argument.startswith("-"):
+                    assert argument.split("=")[0] in known, f"{document.name}: {line}"
+
+
+def test_malicious_releases_are_excluded() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert all("!=2.6.2" in line and "!=2.6.3" in line for line in text.split("\n") if '"lightning' in line)
+    pinned = re.search(r"lightning-fabric==(\S+)", (ROOT / "constraints.txt").read_text())
+    assert pinned is not None
+    assert pinned[1] not in ("2.6.2", "2.6.3")

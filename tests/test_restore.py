@@ -1,0 +1,190 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import synergic.restore as module
+from synergic import Restorer, SynergicError
+
+MakeWeights = Callable[..., Path]
+
+
+def restorer_of(path: Path, **options: object) -> Restorer:
+    return Restorer.from_pretrained(path, device="cpu", precision="float32", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5, 1), (1, 9, 3), (40, 33, 3)])
+@pytest.mark.parametrize("colors", [1, 3])
+def test_shape_and_dtype_come_back(
+    make_weights: MakeWeights, random: np.random.Generator, dtype: type, shape: tuple[int, ...], colors: int
+) -> None:
+    top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
+    image = (random.random(shape) * top).astype(dtype)
+    original = image.copy()
+    restored = restorer_of(make_weights(colors=colors))(image)
+    assert (restored.shape, restored.dtype) == (image.shape, image.dtype)
+    assert (image == original).all(), "the input must not change"
+    assert image.size == 1 or (restored != image).any()
+
+
+def test_depths_agree(make_weights: MakeWeights, random: np.random.Generator) -> None:
+    restorer = restorer_of(make_weights())
+    image = random.integers(0, 256, (30, 30), np.uint8)
+    from_8 = restorer(image) / 255
+    from_16 = restorer(image.astype(np.uint16) * 257) / 65535
+    from_float = restorer((image / 255).astype(np.float32)).clip(0, 1)
+    np.testing.assert_allclose(from_8, from_float, atol=0.51 / 255)
+    np.testing.assert_allclose(from_16, from_float, atol=0.51 / 65535 + 1e-6)
+
+
+def test_gray_stored_as_rgb_stays_gray(make_weights: MakeWeights, random: np.random.Generator) -> None:
+    gray = random.integers(0, 256, (20, 20, 1), np.uint8)
+    restorer = restorer_of(make_weights(colors=3))
+    restored = restorer(np.repeat(gray, 3, axis=2))
+    assert (restored == restored[..., :1]).all()
+    assert (restored[..., :1] == restorer(gray)).all()
+
+
+def test_a_gray_network_restores_colour_channel_by_channel(
+    make_weights: MakeWeights, random: np.random.Generator
+) -> None:
+    image = random.integers(0, 256, (20, 22, 3), np.uint8)
+    restorer = restorer_of(make_weights(colors=1))
+    channels = [restorer(image[..., i]) for i in range(3)]
+    assert (restorer(image) == np.stack(channels, 2)).all()
+
+
+def test_sigma_and_strength_change_the_result(make_weights: MakeWeights, random: np.random.Generator) -> None:
+    restorer = restorer_of(make_weights())
+    image = random.random((24, 24), np.float32)
+    blind, told = restorer(image), restorer(image, sigma=50)
+    assert np.abs(blind - told).max() > 1e-4
+    np.testing.assert_array_equal(restorer(image, strength=0.0), image)
+    np.testing.assert_allclose(restorer(image, strength=0.25), image + 0.25 * (blind - image), atol=1e-6)
+
+
+def test_ensemble_is_the_mean_of_eight_views(make_weights: MakeWeights, random: np.random.Generator) -> None:
+    path = make_weights()
+    image = random.random((24, 30), np.float32)
+    one = restorer_of(path)
+    views = []
+    for k in range(8):
+        turned = np.rot90(np.fliplr(image) if k >= 4 else image, k % 4)
+        back = np.rot90(one(np.ascontiguousarray(turned)), -(k % 4))
+        views.append(np.fliplr(back) if k >= 4 else back)
+    np.testing.assert_allclose(restorer_of(path, ensemble=True)(image), np.mean(views, 0), atol=1e-6)
+
+
+def test_tiles_agree_with_the_whole_picture(make_weights: MakeWeights, random: np.random.Generator) -> None:
+    """Without attention and gates a network sees 8 pixels around each: inside the overlap, so tiles are exact."""
+    path = make_weights(local_attention=False, nonlocal_attention=None)
+    image = random.random((300, 260), np.float32)
+    whole, tiled = restorer_of(path)(image), restorer_of(path, tile_size=128)(image)
+    np.testing.assert_allclose(tiled, whole, atol=1e-6)
+
+
+def test_out_of_memory_halves_the_tile(
+    make_weights: MakeWeights, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, image = make_weights(), random.random((300, 300), np.float32)
+    sizes = []
+    whole = module.map_tiles
+
+    def limited(function: object, pixels: np.ndarray, tile_size: int, *rest: object) -> np.ndarray:
+        sizes.append(tile_size)
+        if tile_size > 128:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(function, pixels, tile_size, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "map_tiles", limited)
+    restored = restorer_of(path, tile_size=512)(image)
+    assert sizes == [512, 256, 128]
+    monkeypatch.undo()
+    np.testing.assert_array_equal(restored, restorer_of(path, tile_size=128)(image))
+
+
+def test_out_of_memory_at_the_smallest_tile_is_one_line(
+    make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> np.ndarray:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    monkeypatch.setattr(module, "map_tiles", full)
+    with pytest.raises(SynergicError, match="expected enough for tiles of 200"):
+        restorer_of(make_weights(), tile_size=200)(np.zeros((4, 4), np.uint8))
+
+
+def test_other_runtime_errors_pass(make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> np.ndarray:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(module, "map_tiles", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        restorer_of(make_weights())(np.zeros((4, 4), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 4), np.uint8), r"expected H W, H W 1 or H W 3, got \(4, 4, 4\)"),
+        (np.zeros((0, 4), np.uint8), r"got \(0, 4\)"),
+        (np.zeros(4, np.uint8), r"got \(4,\)"),
+        (np.zeros((4, 4), np.int32), "got int32"),
+        (np.full((4, 4), np.nan, np.float32), "expected finite values"),
+    ],
+)
+def test_bad_pictures_are_refused(make_weights: MakeWeights, image: np.ndarray, message: str) -> None:
+    with pytest.raises(SynergicError, match=message):
+        restorer_of(make_weights())(image)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sigma": -1}, "sigma: expected 0 to 255, got -1"),
+        ({"quality": 10}, "quality: .* works without"),
+        ({"sigma": 1, "quality": 1}, "expected one of them"),
+        ({"strength": 1.5}, "strength: expected 0 to 1, got 1.5"),
+    ],
+)
+def test_bad_options_are_refused(make_weights: MakeWeights, options: dict[str, float], message: str) -> None:
+    with pytest.raises(SynergicError, match=message):
+        restorer_of(make_weights())(np.zeros((4, 4), np.uint8), **options)  # type: ignore[arg-type]
+
+
+def test_unconditioned_weights_take_no_sigma(make_weights: MakeWeights) -> None:
+    restorer = restorer_of(make_weights(conditioned=False))
+    with pytest.raises(SynergicError, match="sigma"):
+        restorer(np.zeros((4, 4), np.uint8), sigma=10)
+    assert restorer(np.zeros((4, 4), np.uint8)).shape == (4, 4)
+
+
+def test_unknown_device_precision_and_tile_size(make_weights: MakeWeights) -> None:
+    with pytest.raises(SynergicError, match="device: expected one that this machine has, got 'abacus'"):
+        Restorer.from_pretrained(make_weights(), device="abacus")
+    with pytest.raises(SynergicError, match="precision: expected auto, float32 or bfloat16, got 'int4'"):
+        Restorer.from_pretrained(make_weights(), precision="int4")
+    with pytest.raises(SynergicError, match="tile size: expected at least 128, got 1"):
+        Restorer.from_pretrained(make_weights(), tile_size=1)
+
+
+def test_tensor_keeps_gradients_and_batches(make_weights: MakeWeights) -> None:
+    restorer = restorer_of(make_weights())
+    x = torch.rand(3, 1, 12, 10, requires_grad=True)
+    y = restorer.tensor(x, sigma=25)
+    assert y.shape == x.shape
+    y.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+    torch.testing.assert_close(y[1:2], restorer.tensor(x[1:2], sigma=25))
+
+
+def test_bfloat16_is_close_to_float32(make_weights: MakeWeights, random: np.random.Generator) -> None:
+    restorer = restorer_of(make_weights())
+    image = random.random((40, 40), np.float32)
+    rough = replace(restorer, precision=torch.bfloat16)(image)
+    assert 0 < np.abs(rough - restorer(image)).max() < 0.02

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synergic.tiling import axis_spans, map_tiles
+
+
+@given(length=st.integers(1, 5000), size=st.integers(128, 600), overlap=st.integers(4, 40))
+def test_spans_cover_the_axis_and_their_weights_sum_to_one(length: int, size: int, overlap: int) -> None:
+    total = np.zeros(length)
+    spans = axis_spans(length, size, overlap)
+    for span in spans:
+        assert span.start % 2 == 0
+        assert 0 < span.stop - span.start <= size + 1
+        assert len(span.weights) == span.stop - span.start
+        assert span.weights.min() >= 0
+        total[span.start : span.stop] += span.weights
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    for before, after in zip(spans, spans[1:], strict=False):
+        assert before.stop - after.start >= overlap - 2
+
+
+def test_spans_by_hand() -> None:
+    assert [(s.start, s.stop) for s in axis_spans(512, 512, 32)] == [(0, 512)]
+    assert [(s.start, s.stop) for s in axis_spans(1000, 512, 32)] == [(0, 358), (320, 678), (642, 1000)]
+    assert [(s.start, s.stop) for s in axis_spans(992, 512, 32)] == [(0, 512), (480, 992)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 300, 3), (301, 257, 1), (140, 129, 3)])
+def test_identity_is_exact(dtype: type, shape: tuple[int, ...], random: np.random.Generator) -> None:
+    top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
+    pixels = (random.random(shape) * top).astype(dtype)
+    mapped = map_tiles(lambda tile: tile, pixels, 128, 32)
+    assert mapped.dtype == dtype
+    tolerance = 0 if np.dtype(dtype).kind == "u" else 1e-6
+    assert np.abs(mapped.astype(float) - pixels.astype(float)).max() <= tolerance
+
+
+def test_neighbouring_tiles_blend_without_a_step() -> None:
+    """Tiles that answer with different constants meet in a ramp over at least 16 pixels."""
+    answers = iter(np.linspace(0.2, 0.8, 16))
+
+    def constant(tile: np.ndarray) -> np.ndarray:
+        return np.full_like(tile, next(answers))
+
+    mapped = map_tiles(constant, np.zeros((330, 330, 1), np.float32), 128, 32)
+    assert np.abs(np.diff(mapped[..., 0], axis=0)).max() > 0
+    assert np.abs(np.diff(mapped[..., 0], axis=0)).max() < 0.3 / 16
+    assert np.abs(np.diff(mapped[..., 0], axis=1)).max() < 0.3 / 16
+
+
+def test_integers_are_rounded_and_clipped() -> None:
+    mapped = map_tiles(lambda tile: tile + 0.6 / 255, np.full((2, 2, 1), 7, np.uint8), 128, 32)
+    assert (mapped == 8).all()
+    assert (map_tiles(lambda tile: tile + 2, np.zeros((2, 2, 1), np.uint16), 128, 32) == 65535).all()
+    assert (map_tiles(lambda tile: tile + 2, np.zeros((2, 2, 1), np.float32), 128, 32) == 2).all()
+
+
+def test_progress_counts_every_tile() -> None:
+    seen: list[tuple[int, int]] = []
+    map_tiles(lambda tile: tile, np.zeros((200, 300, 1), np.uint8), 128, 32, lambda *state: seen.append(state))
+    assert seen == [(i + 1, 6) for i in range(6)]

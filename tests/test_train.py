@@ -1,0 +1,171 @@
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import synergic.train as module
+from conftest import save
+from synergic import Restorer, SynergicError
+from synergic.degradations import JPEG, GaussianNoise
+from synergic.train import Recipe, charbonnier, learning_rate, read_recipe, recipe_from, train
+from synergic.weights import load_weights
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, random: np.random.Generator) -> Recipe:
+    """A tiny run on random blocks."""
+    for folder, count in (("train", 3), ("val", 2)):
+        for i in range(count):
+            blocks = random.integers(0, 256, (20, 20, 1), np.uint8).repeat(8, 0).repeat(8, 1)
+            save(tmp_path / folder / f"{i}.png", blocks)
+    values = {
+        "name": "tiny",
+        "task": "denoise",
+        "pictures": str(tmp_path / "train"),
+        "validation": str(tmp_path / "val"),
+        "data": "random blocks",
+        "licence": "CC0",
+        "steps": 6,
+        "crop_size": 32,
+        "batch_size": 4,
+        "validate_every": 3,
+        "warmup": 2,
+        "network": {"conditioned": True, "channels": 8, "blocks": 1, "depth": 1, "embedding": 4},
+        "degradation": {"sigma_min": 20.0, "sigma_max": 30.0},
+    }
+    return recipe_from(values, "test")
+
+
+def test_resuming_is_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
+    train(recipe, tmp_path / "whole", accelerator="cpu")
+    train(replace(recipe, validate_every=2), tmp_path / "parts", accelerator="cpu", max_seconds=0)
+    assert load_weights(tmp_path / "parts" / "weights.safetensors")[1].steps == 1
+    train(recipe, tmp_path / "parts", accelerator="cpu", resume=True)
+    for name in ("state", "weights"):
+        whole, parts = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "parts"))
+        assert whole.keys() == parts.keys()
+        assert [key for key in whole if not torch.equal(whole[key], parts[key])] == [], name
+    assert len(whole) > 20
+
+
+def test_a_run_leaves_weights_log_and_events(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    train(recipe, run, accelerator="cpu")
+    with (run / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["3", "6"]
+    assert all(float(row["steps_per_second"]) > 0 and 5 < float(row["validation_psnr"]) < 60 for row in rows)
+    assert capsys.readouterr().out.count("validation_psnr") == 2
+    events = EventAccumulator(str(run))
+    events.Reload()  # type: ignore[no-untyped-call]
+    logged = events.Scalars("validation_psnr")  # type: ignore[no-untyped-call]
+    assert [event.value for event in logged] == pytest.approx([float(row["validation_psnr"]) for row in rows], abs=1e-4)
+    card = Restorer.from_pretrained(run / "weights.safetensors", device="cpu").card
+    assert (card.name, card.steps, card.data, card.licence) == ("tiny", 6, "random blocks", "CC0")
+    assert card.recipe["seed"] == 1
+    assert card.recipe["network"]["channels"] == 8
+    assert sorted(path.suffix for path in run.iterdir() if "tfevents" not in path.name) == [
+        ".csv",
+        ".safetensors",
+        ".safetensors",
+    ]
+
+
+def test_training_learns(recipe: Recipe, tmp_path: Path) -> None:
+    longer = replace(recipe, steps=150, validate_every=150, learning_rate=5e-3, ema=0.9, warmup=10)
+    train(longer, tmp_path / "run", accelerator="cpu")
+    with (tmp_path / "run" / "log.csv").open() as file:
+        psnr = float(list(csv.DictReader(file))[-1]["validation_psnr"])
+    assert psnr > 20.2 + 2, "noise of sigma 20-30 alone gives 20.2 dB"
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, calls = tmp_path / "run", iter(range(100))
+
+    def breaks(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        return charbonnier(restored, clean) * (float("nan") if next(calls) == 4 else 1)
+
+    monkeypatch.setattr(module, "charbonnier", breaks)
+    with pytest.raises(SynergicError, match=r"step 4: expected a finite loss, got nan .* --resume"):
+        train(recipe, run, accelerator="cpu")
+    assert load_weights(run / "weights.safetensors")[1].steps == 3
+    assert all(tensor.isfinite().all() for tensor in load_file(run / "state.safetensors").values())
+
+
+def test_a_run_is_not_overwritten_and_a_missing_one_not_resumed(recipe: Recipe, tmp_path: Path) -> None:
+    short = replace(recipe, steps=1)
+    train(short, tmp_path / "run", accelerator="cpu")
+    with pytest.raises(SynergicError, match="pass --resume or another -o"):
+        train(short, tmp_path / "run", accelerator="cpu")
+    with pytest.raises(SynergicError, match="expected a training state to resume, found none"):
+        train(short, tmp_path / "other", accelerator="cpu", resume=True)
+
+
+def test_init_takes_the_tensors_that_fit(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(replace(recipe, steps=1), tmp_path / "first", accelerator="cpu")
+    weights = tmp_path / "first" / "weights.safetensors"
+    colour = replace(recipe, steps=1, network=replace(recipe.network, colors=3), init=str(weights))
+    capsys.readouterr()
+    train(replace(colour, learning_rate=0.0), tmp_path / "second", accelerator="cpu")
+    line = next(line for line in capsys.readouterr().out.split("\n") if "fresh" in line)
+    assert line.endswith("fresh: head.weight, tail.bias, tail.weight")
+    first, second = (load_file(tmp_path / run / "weights.safetensors") for run in ("first", "second"))
+    key = "blocks.0.extraction.0.conv1.weight"
+    assert torch.equal(first[key], second[key])
+
+
+def test_learning_rate_by_hand(recipe: Recipe) -> None:
+    trapezoid = replace(recipe, steps=100, warmup=10, cooldown=0.4, learning_rate=1.0)
+    assert [learning_rate(trapezoid, step) for step in (0, 4, 9, 60, 80, 100)] == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0])
+
+
+def test_charbonnier_by_hand() -> None:
+    restored, clean = torch.tensor([0.0, 3e-3]), torch.zeros(2)
+    assert charbonnier(restored, clean).item() == pytest.approx((1e-3 + 10**0.5 * 1e-3) / 2)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_are_valid(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert recipe.name == path.stem
+    assert recipe.network.conditioned
+    assert recipe.steps >= 1000
+
+
+def test_changes_reach_the_recipe() -> None:
+    path = RECIPES / "gray-denoise.toml"
+    changed = read_recipe(path, {"steps": "7", "network.depth": "2", "degradation.sigma_max": "50", "name": "mine"})
+    assert (changed.steps, changed.network.depth, changed.name) == (7, 2, "mine")
+    assert isinstance(changed.degradation, GaussianNoise)
+    assert changed.degradation.sigma_max == 50
+    assert read_recipe(path, {"edition": "basic"}).network.downscale == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stepz": "7"}, "expected a known key, got 'stepz'; did you mean 'steps'?"),
+        ({"network.dept": "7"}, "network: expected a known key, got 'dept'; did you mean 'depth'?"),
+        ({"degradation.sigma": "7"}, "degradation: expected a known key, got 'sigma'; did you mean 'sigma_m"),
+        ({"edition": "huge"}, "edition: expected one of basic, enhanced, half, got 'huge'"),
+        ({"task": "cook"}, "task: expected one of denoise, photo, jpeg, got 'cook'"),
+        ({"steps": "many"}, "steps: .*got 'many'"),
+    ],
+)
+def test_recipes_are_read_strictly(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(SynergicError, match=message):
+        read_recipe(RECIPES / "gray-denoise.toml", changes)
+
+
+def test_the_task_chooses_the_degradation() -> None:
+    changes = {"task": "jpeg", "degradation": "{quality_min = 10}"}
+    assert read_recipe(RECIPES / "gray-denoise.toml", changes).degradation == JPEG(quality_min=10)

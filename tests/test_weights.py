@@ -1,0 +1,109 @@
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from conftest import tiny_card, tiny_network
+from synergic.errors import SynergicError
+from synergic.weights import load_weights, published_weights, read_header, save_weights
+
+MakeWeights = Callable[..., Path]
+
+
+def contents(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    network, card = tiny_network(colors=3), replace(tiny_card(), scores={"Set12, sigma 25": 30.5})
+    path = tmp_path / "new folder" / "a.safetensors"
+    save_weights(path, network, card)
+    loaded, loaded_card = load_weights(path)
+    assert loaded.config == network.config
+    assert loaded_card == card
+    assert not loaded.training
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+    assert [file.name for file in path.parent.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("head.bias"), r"head.bias: expected shape \(8,\), got none"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), r"extra: expected shape none, got \(1,\)"),
+        (lambda tensors: tensors.update({"head.bias": torch.zeros(9)}), r"head.bias: expected shape \(8,\), got \(9,\)"),
+    ],
+)
+def test_tensors_must_fit_exactly(
+    make_weights: MakeWeights, change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    path = make_weights()
+    tensors, metadata = contents(path)
+    change(tensors)
+    save_file(tensors, path, metadata)
+    with pytest.raises(SynergicError, match=message):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("config", {"chanels": 8}, "expected a known key, got 'chanels'; did you mean 'channels'"),
+        ("config", {"channels": 0}, "safetensors: channels: expected at least 4, got 0$"),
+        ("config", {"nonlocal_attention": "voxel"}, "nonlocal_attention"),
+        ("card", {"task": "cook"}, "task"),
+    ],
+)
+def test_headers_are_read_strictly(make_weights: MakeWeights, key: str, change: dict[str, object], message: str) -> None:
+    path = make_weights()
+    tensors, metadata = contents(path)
+    metadata[key] = json.dumps(json.loads(metadata[key]) | change)
+    save_file(tensors, path, metadata)
+    with pytest.raises(SynergicError, match=message):
+        read_header(path)
+
+
+def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(SynergicError, match="expected weights of format synergic-1, got none"):
+        load_weights(path)
+    save_file({"x": torch.zeros(1)}, path, {"format": "synergic-1", "config": "{"})
+    with pytest.raises(SynergicError, match="incomplete header"):
+        load_weights(path)
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    path = tmp_path / "evil.safetensors"
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(SynergicError, match="expected a safetensors file"):
+        load_weights(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_unknown_name_lists_the_published_ones() -> None:
+    with pytest.raises(SynergicError, match="nothing-like-it: expected a weights file or a published name, got neither"):
+        load_weights("nothing-like-it")
+
+
+@pytest.mark.parametrize("name", published_weights())
+def test_published_weights_load_and_say_what_they_are(name: str) -> None:
+    network, card = load_weights(name)
+    assert card.name == name
+    assert card.steps > 1000
+    assert card.seconds > 0
+    assert card.licence
+    assert card.scores
+    assert network.config.conditioned
