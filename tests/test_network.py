@@ -26,7 +26,6 @@ from synergic.network import (
     fold_batch_norm,
 )
 
-torch.set_num_threads(1)  # on tensors as small as these, threads only wait for each other
 SMALL: dict[str, Any] = {"channels": 16, "embedding": 4, "blocks": 1, "depth": 1}
 ROWS = {  # the rows of the ablation: one configuration each
     "baseline": replace(BASIC, nonlocal_attention="pixel"),
@@ -93,12 +92,9 @@ def test_one_block_by_hand() -> None:
 
 def test_editions() -> None:
     assert len(SATNet(BASIC).blocks) == len(SATNet(HALF).blocks) == 4
-    assert [type(layer).__name__ for layer in SATNet(BASIC).blocks[0].extraction] == 6 * [
-        "Conv2d",
-        "BatchNorm2d",
-        "ReLU",
-    ]
-    assert [type(layer).__name__ for layer in SATNet(ENHANCED).blocks[3].extraction] == 5 * ["ResidualBlock"]
+    plain, residual = ([type(layer).__name__ for layer in feature_extraction(c)] for c in (BASIC, ENHANCED))
+    assert plain == 6 * ["Conv2d", "BatchNorm2d", "ReLU"]
+    assert residual == 5 * ["ResidualBlock"]
     assert not any(isinstance(module, nn.BatchNorm2d) for module in SATNet(ENHANCED).modules())
 
 
@@ -127,13 +123,15 @@ def test_ablation_rows_compute_different_things() -> None:
 
 # ---- every configuration
 
+SPANNED: dict[str, tuple[Any, ...]] = {
+    "colors": (1, 3),
+    "conditioned": (False, True),
+    "nonlocal_attention": ("patch", "pixel", None),
+    "local_attention": (True, False),
+}
 SPAN = [
-    replace(
-        EDITIONS[edition], **SMALL, colors=colors, conditioned=conditioned, nonlocal_attention=nla, local_attention=la
-    )  # type: ignore[arg-type]
-    for edition, colors, conditioned, nla, la in product(
-        EDITIONS, (1, 3), (False, True), ("patch", "pixel", None), (True, False)
-    )
+    replace(EDITIONS[edition], **SMALL, **dict(zip(SPANNED, values, strict=True)))
+    for edition, values in product(EDITIONS, product(*SPANNED.values()))
 ]
 
 

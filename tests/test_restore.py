@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import synergic.restore as module
-from synergic import Restorer, SynergicError
+from synergic import Restorer, SynergicError, tiling
 
 MakeWeights = Callable[..., Path]
 
@@ -23,7 +23,7 @@ def test_shape_and_dtype_come_back(
     make_weights: MakeWeights, random: np.random.Generator, dtype: type, shape: tuple[int, ...], colors: int
 ) -> None:
     top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
-    image = (random.random(shape) * top).astype(dtype)
+    image: np.ndarray = (random.random(shape) * top).astype(dtype)
     original = image.copy()
     restored = restorer_of(make_weights(colors=colors))(image)
     assert (restored.shape, restored.dtype) == (image.shape, image.dtype)
@@ -92,7 +92,7 @@ def test_out_of_memory_halves_the_tile(
 ) -> None:
     path, image = make_weights(), random.random((300, 300), np.float32)
     sizes = []
-    whole = module.map_tiles
+    whole = tiling.map_tiles
 
     def limited(function: object, pixels: np.ndarray, tile_size: int, *rest: object) -> np.ndarray:
         sizes.append(tile_size)
@@ -177,7 +177,7 @@ def test_tensor_keeps_gradients_and_batches(make_weights: MakeWeights) -> None:
     x = torch.rand(3, 1, 12, 10, requires_grad=True)
     y = restorer.tensor(x, sigma=25)
     assert y.shape == x.shape
-    y.sum().backward()  # type: ignore[no-untyped-call]
+    y.sum().backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
     torch.testing.assert_close(y[1:2], restorer.tensor(x[1:2], sigma=25))

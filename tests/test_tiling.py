@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ def test_spans_cover_the_axis_and_their_weights_sum_to_one(length: int, size: in
         assert span.weights.min() >= 0
         total[span.start : span.stop] += span.weights
     np.testing.assert_allclose(total, 1, atol=1e-6)
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in pairwise(spans):
         assert before.stop - after.start >= overlap - 2
 
 
@@ -31,7 +33,7 @@ def test_spans_by_hand() -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 300, 3), (301, 257, 1), (140, 129, 3)])
 def test_identity_is_exact(dtype: type, shape: tuple[int, ...], random: np.random.Generator) -> None:
     top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
-    pixels = (random.random(shape) * top).astype(dtype)
+    pixels: np.ndarray = (random.random(shape) * top).astype(dtype)
     mapped = map_tiles(lambda tile: tile, pixels, 128, 32)
     assert mapped.dtype == dtype
     tolerance = 0 if np.dtype(dtype).kind == "u" else 1e-6

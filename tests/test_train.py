@@ -15,6 +15,7 @@ from synergic.degradations import JPEG, GaussianNoise
 from synergic.train import Recipe, charbonnier, learning_rate, read_recipe, recipe_from, train
 from synergic.weights import load_weights
 
+Capture = pytest.CaptureFixture[str]
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
@@ -55,7 +56,7 @@ def test_resuming_is_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
     assert len(whole) > 20
 
 
-def test_a_run_leaves_weights_log_and_events(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_leaves_weights_log_and_events(recipe: Recipe, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
     train(recipe, run, accelerator="cpu")
     with (run / "log.csv").open() as file:
@@ -64,8 +65,8 @@ def test_a_run_leaves_weights_log_and_events(recipe: Recipe, tmp_path: Path, cap
     assert all(float(row["steps_per_second"]) > 0 and 5 < float(row["validation_psnr"]) < 60 for row in rows)
     assert capsys.readouterr().out.count("validation_psnr") == 2
     events = EventAccumulator(str(run))
-    events.Reload()  # type: ignore[no-untyped-call]
-    logged = events.Scalars("validation_psnr")  # type: ignore[no-untyped-call]
+    events.Reload()
+    logged = events.Scalars("validation_psnr")
     assert [event.value for event in logged] == pytest.approx([float(row["validation_psnr"]) for row in rows], abs=1e-4)
     card = Restorer.from_pretrained(run / "weights.safetensors", device="cpu").card
     assert (card.name, card.steps, card.data, card.licence) == ("tiny", 6, "random blocks", "CC0")
@@ -110,7 +111,7 @@ def test_a_run_is_not_overwritten_and_a_missing_one_not_resumed(recipe: Recipe, 
         train(short, tmp_path / "other", accelerator="cpu", resume=True)
 
 
-def test_init_takes_the_tensors_that_fit(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_takes_the_tensors_that_fit(recipe: Recipe, tmp_path: Path, capsys: Capture) -> None:
     train(replace(recipe, steps=1), tmp_path / "first", accelerator="cpu")
     weights = tmp_path / "first" / "weights.safetensors"
     colour = replace(recipe, steps=1, network=replace(recipe.network, colors=3), init=str(weights))
@@ -125,7 +126,8 @@ def test_init_takes_the_tensors_that_fit(recipe: Recipe, tmp_path: Path, capsys:
 
 def test_learning_rate_by_hand(recipe: Recipe) -> None:
     trapezoid = replace(recipe, steps=100, warmup=10, cooldown=0.4, learning_rate=1.0)
-    assert [learning_rate(trapezoid, step) for step in (0, 4, 9, 60, 80, 100)] == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0])
+    rates = [learning_rate(trapezoid, step) for step in (0, 4, 9, 60, 80, 100)]
+    assert rates == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0])
 
 
 def test_charbonnier_by_hand() -> None:

@@ -89,8 +89,9 @@ def in_windows(
 
     The map is cut into `window` x `window` cores; each is computed from itself and `halo` pixels around it, so a
     query sees keys of (window + 2 * halo)^2 pixels. Windows are taken in groups of about `tokens` pixels, which
-    bounds the memory. `window` and `halo` are multiples of the attention's stride, so that patches fall as in the
-    whole map. q, k: N H W C, v: N H W E -> N H W E.
+    bounds the memory. `window` and `halo` are multiples of the attention's stride, so that patches fall as in a whole
+    map whose sides are such multiples; at the map's border a few more patches than there reach in.
+    q, k: N H W C, v: N H W E -> N H W E.
     """
     n, height, width = q.shape[:3]
     inside = torch.ones_like(q[..., :1])

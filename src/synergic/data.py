@@ -40,8 +40,9 @@ def to_uint8(picture: Tensor) -> np.ndarray:
 
 def matlab_luma(pixels: np.ndarray) -> np.ndarray:
     """uint8 H W 3 -> uint8 H W 1: the Y of MATLAB's rgb2ycbcr, 16-235 (ITU-R BT.601)."""
-    luma = 16 + pixels.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
-    return np.floor(luma + 0.5).astype(np.uint8)[..., None]
+    weights = np.array([65.481, 128.553, 24.966]) * (1 / 255)  # in MATLAB's order, which decides the halves
+    red, green, blue = (pixels[..., i] * weights[i] for i in range(3))
+    return np.floor(red + green + blue + 16 + 0.5).astype(np.uint8)[..., None]
 
 
 def read_folder(folder: Path, colors: int | None = None) -> list[tuple[str, np.ndarray]]:

@@ -87,7 +87,8 @@ class CameraNoise:
 
     The picture is taken back to linear sensor values, shot and read noise are added to its Bayer mosaic, and the
     noise is carried through demosaicing, white balance, colour matrix, tone curve and JPEG. Only the noise passes
-    through demosaicing: the picture keeps its sharpness, so the network learns to remove noise, not to sharpen.
+    through demosaicing: the picture keeps its sharpness, so the network learns to remove noise, not to sharpen. Away
+    from black and white the noise's mean is zero, so it does not learn to brighten either.
 
     After T. Brooks et al., "Unprocessing images for learned raw denoising", CVPR 2019 (gains, matrices, tone curve,
     noise levels), and S. Guo et al., "Toward convolutional blind denoising of real photographs" (CBDNet), CVPR 2019
@@ -98,9 +99,9 @@ class CameraNoise:
     """Least shot noise: variance for a linear signal of 1. Brooks et al. measured 1e-4 to 1.2e-2 on a phone."""
     shot_max: float = 1e-2
     """Greatest shot noise."""
-    fine_max: float = 1.2
+    fine_max: float = 1.6
     """Greatest sigma, in pixels, of the blur that in-camera filters and resizing leave on the noise."""
-    coarse_max: float = 1.5
+    coarse_max: float = 2.0
     """Greatest weight of the noise's coarse part (blurred with sigma 1-3), which in-camera filters let through."""
     chroma_min: float = 0.0
     """Least share of the noise's colour that in-camera filters leave."""
@@ -137,7 +138,8 @@ class CameraNoise:
         deviation = (raw * shot + read).sqrt()
         noise = torch.randn(raw.shape, generator=generator) * deviation  # one colour of each is kept by the mosaic
         noise = demosaic(noise * bayer_mask(raw.shape[1], raw.shape[2], offset=int(uniform(0, 4, generator))))
-        return clean + self.filter_in_camera(camera.to_picture(raw + noise) - camera.to_picture(raw), generator)
+        finished = (camera.to_picture(raw + noise) - camera.to_picture(raw - noise)) / 2  # odd: no shift of the mean
+        return clean + self.filter_in_camera(finished, generator)
 
     def filter_in_camera(self, noise: Tensor, generator: Generator) -> Tensor:
         """What noise reduction inside a camera leaves: smoother, coarser and less colourful noise. C H W -> C H W."""

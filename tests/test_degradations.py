@@ -1,0 +1,317 @@
+"""Degradations in numbers: how much noise, of what kind, from which generator."""
+
+from math import log10
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from torch import Generator, Tensor
+
+from synergic.data import to_tensor
+from synergic.degradations import (
+    JPEG,
+    Camera,
+    CameraNoise,
+    Degradation,
+    GaussianNoise,
+    add_gaussian_noise,
+    add_jpeg_artifacts,
+    bayer_mask,
+    blur,
+    demosaic,
+    from_srgb,
+    hidden,
+    inverse_smooth_step,
+    smooth_step,
+    to_srgb,
+    uniform,
+)
+from synergic.errors import SynergicError
+from synergic.network import UNKNOWN_STRENGTH
+
+CAMERA = to_tensor(skimage.data.camera()[..., None])  # 1 512 512
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def flat(level: float, size: int = 48) -> Tensor:
+    """An RGB picture of one 8-bit gray."""
+    return torch.full((3, size, size), round(level * 255) / 255)
+
+
+def scene(size: int = 64) -> Tensor:
+    """An RGB picture in 8 bit with colours and texture."""
+    gray = CAMERA[:, 100 : 100 + size, 200 : 200 + size]
+    return torch.cat([gray, gray.flip(1), (255 - gray * 255).round() / 255])
+
+
+def on_the_8_bit_grid(picture: Tensor) -> bool:
+    levels = picture * 255
+    return bool(((levels - levels.round()).abs() < 1e-3).all() and levels.min() >= 0 and levels.max() <= 255)
+
+
+# ---- any degradation
+
+
+@pytest.mark.parametrize("degradation", [GaussianNoise(), JPEG(), CameraNoise()], ids=lambda d: type(d).__name__)
+def test_only_the_generator_decides(degradation: Degradation) -> None:
+    clean = scene()
+    before = clean.clone()
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    degraded, strength = degradation(clean, seeded(5))
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(clean, before)
+    assert degraded.shape == clean.shape and degraded.dtype == torch.float32
+    torch.manual_seed(2)
+    again, strength_again = degradation(clean, seeded(5))
+    assert torch.equal(again, degraded) and strength_again == strength
+    assert not torch.equal(degradation(clean, seeded(6))[0], degraded)
+    generator = seeded(5)
+    assert not torch.equal(degradation(clean, generator)[0], degradation(clean, generator)[0])
+
+
+def test_uniform_and_hidden() -> None:
+    generator = seeded()
+    draws = [uniform(2, 5, generator) for _ in range(2000)]
+    assert 2 <= min(draws) < 2.01 and 4.99 < max(draws) < 5
+    assert np.mean(draws) == pytest.approx(3.5, abs=0.06)
+    assert {hidden(0.3, 0.0, generator) for _ in range(50)} == {0.3}
+    assert {hidden(0.3, 1.0, generator) for _ in range(50)} == {UNKNOWN_STRENGTH}
+
+
+# ---- Gaussian noise
+
+
+@pytest.mark.parametrize(("sigma", "decibels"), [(15, 24.61), (25, 20.17), (50, 14.15)])
+def test_noise_protocol_figures(sigma: int, decibels: float) -> None:
+    degraded = add_gaussian_noise(CAMERA, sigma, seeded())
+    score = -10 * log10((degraded - CAMERA).double().square().mean().item())
+    assert score == pytest.approx(20 * log10(255 / sigma), abs=0.05)
+    assert score == pytest.approx(decibels, abs=0.05)
+    assert degraded.min() < 0 and not on_the_8_bit_grid(degraded.clamp(0, 1))  # neither clipped nor rounded
+
+
+def test_noise_is_white_and_gaussian() -> None:
+    noise = add_gaussian_noise(torch.zeros(1, 512, 512), 255, seeded())[0]
+    assert noise.mean().item() == pytest.approx(0, abs=0.01)
+    assert noise.pow(4).mean().item() == pytest.approx(3, abs=0.05)
+    assert abs((noise[:, 1:] * noise[:, :-1]).mean()) < 0.01 and abs((noise[1:] * noise[:-1]).mean()) < 0.01
+    assert torch.equal(add_gaussian_noise(CAMERA, 0, seeded()), CAMERA)
+
+
+def test_gaussian_noise_draws_sigma_and_hides_it() -> None:
+    generator, clean = seeded(), torch.full((1, 32, 32), 0.5)
+    strengths = []
+    for _ in range(400):
+        degraded, strength = GaussianNoise(10, 30, blind=0.25)(clean, generator)
+        measured = (degraded - clean).std().item()
+        assert 9 / 255 < measured < 33 / 255
+        if strength != UNKNOWN_STRENGTH:
+            assert measured == pytest.approx(strength, rel=0.12)
+        strengths.append(strength)
+    known = [255 * s for s in strengths if s != UNKNOWN_STRENGTH]
+    assert 1 - len(known) / 400 == pytest.approx(0.25, abs=0.06)
+    assert 10 <= min(known) < 11 and 29 < max(known) < 30 and np.mean(known) == pytest.approx(20, abs=1.2)
+
+
+# ---- JPEG
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_draws_quality_and_ends_in_8_bit(channels: int) -> None:
+    generator, clean = seeded(), scene(16)[:channels]
+    qualities = set()
+    for _ in range(200):
+        degraded, strength = JPEG(10, 14, blind=0.0)(clean, generator)
+        assert on_the_8_bit_grid(degraded)
+        qualities.add(round(strength * 100, 6))
+        wanted = [add_jpeg_artifacts(clean, round(strength * 100), subsampling) for subsampling in (False, True)]
+        assert any(torch.equal(degraded, each) for each in wanted)
+    assert qualities == {10, 11, 12, 13, 14}
+
+
+def test_jpeg_subsampling_is_a_share() -> None:
+    clean = scene(16)
+    full, half = (add_jpeg_artifacts(clean, 50, subsampling) for subsampling in (False, True))
+    assert not torch.equal(full, half)
+    for share, wanted in ((0.0, full), (1.0, half)):
+        degraded, strength = JPEG(50, 50, subsampled=share, blind=1.0)(clean, seeded())
+        assert torch.equal(degraded, wanted) and strength == UNKNOWN_STRENGTH
+
+
+def test_jpeg_quality_orders_the_error() -> None:
+    errors = [(add_jpeg_artifacts(scene(), quality) - scene()).square().mean().item() for quality in (5, 20, 50, 95)]
+    assert errors == sorted(errors, reverse=True) and errors[0] > 20 * errors[3] > 0
+    noisy = scene() + 0.3  # out of range is clipped, as a file would
+    assert torch.equal(add_jpeg_artifacts(noisy, 50), add_jpeg_artifacts(noisy.clamp(0, 1), 50))
+
+
+# ---- camera noise
+
+
+def test_camera_noise_wants_colour() -> None:
+    with pytest.raises(SynergicError, match=r"expected RGB pictures, got 1 channels; set network\.colors to 3"):
+        CameraNoise()(CAMERA, seeded())
+
+
+def test_camera_noise_can_leave_a_picture_alone() -> None:
+    degraded, strength = CameraNoise(clean=1.0, jpeg=0.0, blind=0.0)(scene(), seeded())
+    assert torch.equal(degraded, scene()) and strength == 0
+    shares = [torch.equal(CameraNoise(clean=0.3, jpeg=0.0)(scene(8), seeded(s))[0], scene(8)) for s in range(200)]
+    assert np.mean(shares) == pytest.approx(0.3, abs=0.1)
+
+
+@pytest.mark.parametrize("jpeg", [0.0, 1.0])
+def test_camera_noise_ends_in_8_bit_and_tells_its_strength(jpeg: float) -> None:
+    for seed in range(8):
+        degraded, strength = CameraNoise(clean=0.0, jpeg=jpeg, blind=0.0)(scene(), seeded(seed))
+        assert on_the_8_bit_grid(degraded)
+        assert 0 < strength == pytest.approx((degraded - scene()).square().mean().sqrt().item())
+        assert CameraNoise(jpeg=jpeg, blind=1.0)(scene(), seeded(seed))[1] == UNKNOWN_STRENGTH
+
+
+def test_jpeg_adds_to_camera_noise() -> None:
+    assert CameraNoise(clean=1.0, jpeg=1.0, blind=0.0)(scene(), seeded())[1] > 0.002
+
+
+def test_camera_noise_grows_with_the_light() -> None:
+    """In linear light, where it arises: shot noise. The tone curve, steep in the dark, about evens that out; noise
+    that did not grow would be a tenth as strong in the light as in the dark."""
+    bands = torch.cat([flat(level, 64) for level in (0.05, 0.2, 0.4, 0.6)], 2)  # beside each other in one picture
+    degradation = CameraNoise(shot_min=1e-3, shot_max=1e-3)
+    for seed in range(6):
+        noisy = degradation.add_sensor_noise(bands, seeded(seed))
+        linear, finished = (
+            [band[:, :, 8:-8].var((1, 2)).mean().item() for band in picture.chunk(4, 2)]
+            for picture in (from_srgb(noisy), noisy)
+        )
+        assert linear == sorted(linear) and linear[-1] > 5 * linear[0], seed
+        assert finished[3] > 0.5 * finished[1], seed
+
+
+def test_the_bayer_pattern_begins_anywhere() -> None:
+    """Where red is measured, not interpolated, its noise is greatest."""
+    sharp, places = CameraNoise(shot_min=1e-3, fine_max=0.0, coarse_max=0.0, chroma_min=1.0), set()
+    for seed in range(24):
+        red = (sharp.add_sensor_noise(flat(0.4), seeded(seed)) - flat(0.4))[0]
+        places.add(max((red[i::2, j::2].var().item(), i, j) for i in range(2) for j in range(2))[1:])
+    assert places == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_shot_orders_the_noise() -> None:
+    for seed in range(6):
+        noise = [
+            (CameraNoise(shot_min=shot, shot_max=shot).add_sensor_noise(flat(0.4), seeded(seed)) - flat(0.4)).std()
+            for shot in (1e-5, 1e-4, 1e-3)
+        ]
+        assert noise[1] / noise[0] > 2.5 and noise[2] / noise[1] > 2.5  # about sqrt(10) each
+
+
+def correlation(noise: Tensor) -> float:
+    """Of horizontal neighbours. C H W."""
+    noise = noise - noise.mean((1, 2), keepdim=True)
+    return float((noise[:, :, 1:] * noise[:, :, :-1]).mean() / noise.square().mean())
+
+
+def test_camera_noise_is_correlated_over_neighbours() -> None:
+    for seed in range(12):
+        degraded, _ = CameraNoise(shot_min=1e-4, clean=0.0, jpeg=0.0)(flat(0.5), seeded(seed))
+        assert correlation(degraded - flat(0.5)) > 0.1, seed
+    sharp = CameraNoise(shot_min=1e-4, fine_max=0.0, coarse_max=0.0)
+    least = np.mean([correlation(sharp.add_sensor_noise(flat(0.5), seeded(s)) - flat(0.5)) for s in range(12)])
+    assert 0.1 < least < 0.7  # demosaicing alone
+
+
+def test_coarse_noise_is_coarser() -> None:
+    spread = [
+        np.mean(
+            [correlation(blur(degradation.add_sensor_noise(flat(0.5), seeded(s)) - flat(0.5), 2)) for s in range(8)]
+        )
+        for degradation in (CameraNoise(coarse_max=0.0, fine_max=0.0), CameraNoise(coarse_max=5.0, fine_max=0.0))
+    ]
+    assert spread[1] > spread[0]
+
+
+def test_chroma_min_orders_the_colour_of_the_noise() -> None:
+    def colour(chroma_min: float) -> float:
+        noises = [
+            CameraNoise(chroma_min=chroma_min).add_sensor_noise(flat(0.5), seeded(s)) - flat(0.5) for s in range(8)
+        ]
+        return float(np.mean([(noise - noise.mean(0)).std().item() / noise.std().item() for noise in noises]))
+
+    assert colour(0.0) < colour(0.5) < colour(1.0)
+
+
+def test_camera_noise_keeps_the_mean_of_mid_gray() -> None:
+    shifts = [
+        (CameraNoise(clean=0.0, jpeg=0.0)(flat(0.5), seeded(seed))[0] - flat(0.5)).mean().item() for seed in range(40)
+    ]
+    assert abs(np.mean(shifts)) < 1.5 / 255
+    assert abs(np.median(shifts)) < 0.5 / 255
+
+
+# ---- the camera
+
+
+def test_a_camera_undoes_itself_in_mid_tones() -> None:
+    clean = 0.35 + 0.3 * torch.rand(3, 24, 24, generator=seeded())
+    grays = torch.linspace(0.2, 0.8, 61).expand(3, 1, 61)
+    for seed in range(50):
+        camera = Camera.draw(seeded(seed))
+        for picture in (clean, grays):
+            assert (camera.to_picture(camera.to_raw(picture)) - picture).abs().max() < 2 / 255
+
+
+def test_a_camera_keeps_gray_gray() -> None:
+    for seed in range(20):
+        camera = Camera.draw(seeded(seed))
+        assert torch.allclose(camera.matrix.sum(1), torch.ones(3))
+        assert 1.5 <= camera.gains[0] / camera.gains[1] <= 2.4 and 1.4 <= camera.gains[2] / camera.gains[1] <= 2
+        raw = camera.to_raw(flat(0.5, 2))
+        assert raw.min() > 0 and raw[1].mean() > raw[0].mean()  # the sensor sees green best
+        picture = camera.to_picture(raw * 1.1)
+        assert (picture.amax(0) - picture.amin(0)).max() < 1e-5 and picture.min() > 0.5
+
+
+def test_tone_curves_by_hand() -> None:
+    assert to_srgb(torch.tensor(0.2140)).item() == pytest.approx(0.5, abs=1e-3)
+    assert from_srgb(torch.tensor([0.0, 0.04, 0.5, 1.0])).tolist() == pytest.approx(
+        [0, 0.04 / 12.92, 0.2140, 1], abs=1e-4
+    )
+    values = torch.linspace(0, 1, 256)
+    assert torch.allclose(to_srgb(from_srgb(values)), values, atol=1e-5)
+    assert smooth_step(torch.tensor([0.0, 0.25, 0.5, 1.0])).tolist() == [0, 0.15625, 0.5, 1]
+    assert torch.allclose(inverse_smooth_step(smooth_step(values)), values, atol=1e-3)
+
+
+@pytest.mark.parametrize("offset", range(4))
+def test_a_bayer_mask_sees_each_pixel_once(offset: int) -> None:
+    mask = bayer_mask(6, 8, offset)
+    assert torch.equal(mask.sum(0), torch.ones(6, 8))
+    assert mask.sum((1, 2)).tolist() == [12, 24, 12]
+    assert mask[:, :2, :2].sum((1, 2)).tolist() == [1, 2, 1]
+    assert bayer_mask(5, 3, offset).sum() == 15
+    corner = mask[:, 0, 0].argmax().item()
+    assert corner == [0, 1, 1, 2][offset]  # RGGB read from its top left
+
+
+@pytest.mark.parametrize("offset", range(4))
+def test_demosaic_of_a_constant_is_that_constant(offset: int) -> None:
+    colours = torch.tensor([0.2, 0.5, 0.9]).view(3, 1, 1)
+    mosaic = colours * bayer_mask(8, 10, offset)
+    inner = demosaic(mosaic)[:, 1:-1, 1:-1]
+    assert torch.allclose(inner, colours.expand_as(inner))
+
+
+def test_blur() -> None:
+    x = torch.zeros(1, 25, 25)
+    x[0, 12, 12] = 1
+    assert torch.allclose(blur(x, 0), x, atol=1e-6)
+    spot = blur(x, 1.5)
+    assert spot.sum().item() == pytest.approx(1, abs=1e-5) and spot.max() == spot[0, 12, 12]
+    row = spot[0].sum(0)
+    assert (row * (torch.arange(25.0) - 12) ** 2).sum().sqrt().item() == pytest.approx(1.5, abs=0.01)
+    assert torch.allclose(blur(flat(0.4, 9), 2), flat(0.4, 9))
