@@ -249,8 +249,8 @@ def test_camera_noise_keeps_the_mean_of_mid_gray() -> None:
     shifts = [
         (CameraNoise(clean=0.0, jpeg=0.0)(flat(0.5), seeded(seed))[0] - flat(0.5)).mean().item() for seed in range(40)
     ]
-    assert abs(np.mean(shifts)) < 1.5 / 255
-    assert abs(np.median(shifts)) < 0.5 / 255
+    assert abs(np.mean(shifts)) < 0.2 / 255
+    assert np.abs(shifts).max() < 1.5 / 255
 
 
 # ---- the camera

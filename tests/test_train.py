@@ -56,6 +56,13 @@ def test_resuming_is_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
     assert len(whole) > 20
 
 
+def test_workers_prepare_the_same_batches(recipe: Recipe, tmp_path: Path) -> None:
+    for workers in (0, 1):
+        train(replace(recipe, workers=workers), tmp_path / str(workers), accelerator="cpu")
+    alone, helped = (load_file(tmp_path / str(workers) / "weights.safetensors") for workers in (0, 1))
+    assert [key for key in alone if not torch.equal(alone[key], helped[key])] == []
+
+
 def test_a_run_leaves_weights_log_and_events(recipe: Recipe, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
     train(recipe, run, accelerator="cpu")

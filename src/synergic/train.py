@@ -188,7 +188,13 @@ def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Ba
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
-    return DataLoader(crops, batch_size=None, sampler=range(step, recipe.steps), num_workers=recipe.workers)
+    return DataLoader(
+        crops,
+        batch_size=None,
+        sampler=range(step, recipe.steps),
+        num_workers=recipe.workers,
+        multiprocessing_context="forkserver" if recipe.workers else None,  # the image library does not survive a fork
+    )
 
 
 def validation_batches(recipe: Recipe, crop_size: int = 128, batch_size: int = 8, batches: int = 8) -> list[Batch]:
