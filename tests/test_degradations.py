@@ -218,11 +218,12 @@ def correlation(noise: Tensor) -> float:
 
 def test_camera_noise_is_correlated_over_neighbours() -> None:
     for seed in range(12):
-        degraded, _ = CameraNoise(shot_min=1e-4, clean=0.0, jpeg=0.0)(flat(0.5), seeded(seed))
+        degraded, _ = CameraNoise(shot_min=1e-4, clean=0.0, jpeg=0.0, reduced=0.0)(flat(0.5), seeded(seed))
         assert correlation(degraded - flat(0.5)) > 0.1, seed
-    sharp = CameraNoise(shot_min=1e-4, fine_max=0.0, coarse_max=0.0)
-    least = np.mean([correlation(sharp.add_sensor_noise(flat(0.5), seeded(s)) - flat(0.5)) for s in range(12)])
-    assert 0.1 < least < 0.7  # demosaicing alone
+    for reduced, low, high in ((0.0, 0.1, 0.7), (1.0, -0.02, 0.02)):  # demosaicing alone, and not even that
+        sharp = CameraNoise(shot_min=1e-4, fine_max=0.0, coarse_max=0.0, reduced=reduced)
+        least = np.mean([correlation(sharp.add_sensor_noise(flat(0.5), seeded(s)) - flat(0.5)) for s in range(12)])
+        assert low < least < high
 
 
 def test_coarse_noise_is_coarser() -> None:
@@ -250,7 +251,7 @@ def test_camera_noise_keeps_the_mean_of_mid_gray() -> None:
         (CameraNoise(clean=0.0, jpeg=0.0)(flat(0.5), seeded(seed))[0] - flat(0.5)).mean().item() for seed in range(40)
     ]
     assert abs(np.mean(shifts)) < 0.2 / 255
-    assert np.abs(shifts).max() < 1.5 / 255
+    assert np.abs(shifts).max() < 3 / 255  # of noise up to sigma 30, over 48 x 48 pixels
 
 
 # ---- the camera

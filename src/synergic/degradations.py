@@ -95,10 +95,12 @@ class CameraNoise:
     (in-camera pipeline with demosaicing and JPEG).
     """
 
-    shot_min: float = 1e-5
+    shot_min: float = 3e-5
     """Least shot noise: variance for a linear signal of 1. Brooks et al. measured 1e-4 to 1.2e-2 on a phone."""
-    shot_max: float = 1e-2
+    shot_max: float = 2e-2
     """Greatest shot noise."""
+    reduced: float = 0.25
+    """Share of pictures made smaller after the camera: their noise is not correlated by demosaicing."""
     fine_max: float = 1.6
     """Greatest sigma, in pixels, of the blur that in-camera filters and resizing leave on the noise."""
     coarse_max: float = 2.0
@@ -137,7 +139,8 @@ class CameraNoise:
         raw = camera.to_raw(clean)
         deviation = (raw * shot + read).sqrt()
         noise = torch.randn(raw.shape, generator=generator) * deviation  # one colour of each is kept by the mosaic
-        noise = demosaic(noise * bayer_mask(raw.shape[1], raw.shape[2], offset=int(uniform(0, 4, generator))))
+        if uniform(0, 1, generator) >= self.reduced:
+            noise = demosaic(noise * bayer_mask(raw.shape[1], raw.shape[2], offset=int(uniform(0, 4, generator))))
         finished = (camera.to_picture(raw + noise) - camera.to_picture(raw - noise)) / 2  # odd: no shift of the mean
         return clean + self.filter_in_camera(finished, generator)
 
