@@ -56,6 +56,11 @@ def test_resuming_is_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
     assert len(whole) > 20
 
 
+def test_a_time_limit_counts_over_validations(recipe: Recipe, tmp_path: Path) -> None:
+    train(replace(recipe, steps=5000, validate_every=10), tmp_path / "run", accelerator="cpu", max_seconds=1)
+    assert 20 < load_weights(tmp_path / "run" / "weights.safetensors")[1].steps < 5000
+
+
 def test_workers_prepare_the_same_batches(recipe: Recipe, tmp_path: Path) -> None:
     for workers in (0, 1):
         train(replace(recipe, workers=workers), tmp_path / str(workers), accelerator="cpu")

@@ -130,7 +130,8 @@ def train(
     state = State(recipe, run, fabric, resume)
     training, validation = training_batches(recipe, state.step, fabric), validation_batches(recipe)
     fabric.print(f"{recipe.name}: {count_parameters(state.network):,} parameters, {describe(fabric.device)}")
-    started, losses = time.monotonic(), []
+    begun = saved = time.monotonic()
+    losses = []
     for batch in training:
         degraded, clean, strength = fabric.to_device(batch)
         for group in state.optimizer.param_groups:
@@ -151,16 +152,15 @@ def train(
         state.step += 1
         losses.append(loss.detach())
 
-        out_of_time = max_seconds is not None and time.monotonic() - started >= max_seconds
+        out_of_time = max_seconds is not None and time.monotonic() - begun >= max_seconds
         if state.step % recipe.validate_every == 0 or state.step == recipe.steps or out_of_time:
-            seconds = time.monotonic() - started
             state.log(
                 loss=torch.stack(losses).mean().item(),
-                steps_per_second=len(losses) / seconds,
+                steps_per_second=len(losses) / (time.monotonic() - saved),
                 validation_psnr=validate(state.averaged, validation, fabric),
             )
-            state.save(seconds)
-            started, losses = time.monotonic(), []
+            state.save(seconds=time.monotonic() - saved)
+            saved, losses = time.monotonic(), []
         if out_of_time:
             break
 
