@@ -102,6 +102,14 @@ def test_noise_is_white_and_gaussian() -> None:
     assert torch.equal(add_gaussian_noise(CAMERA, 0, seeded()), CAMERA)
 
 
+@pytest.mark.parametrize(("skew", "median"), [(1.0, 40.0), (2.0, 25.0)])  # of 10 + 60 u^skew, where u has median 1/2
+def test_skew_draws_low_sigmas_more_often(skew: float, median: float) -> None:
+    noise = GaussianNoise(sigma_min=10, sigma_max=70, skew=skew, blind=0)
+    strengths = [noise(torch.zeros(1, 1, 1), seeded(seed))[1] * 255 for seed in range(1000)]
+    assert np.median(strengths) == pytest.approx(median, abs=3)
+    assert 10 <= min(strengths) < max(strengths) <= 70
+
+
 def test_gaussian_noise_draws_sigma_and_hides_it() -> None:
     generator, clean = seeded(), torch.full((1, 32, 32), 0.5)
     strengths = []

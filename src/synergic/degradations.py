@@ -46,17 +46,20 @@ def hidden(strength: float, blind: float, generator: Generator) -> float:
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """White Gaussian noise of a sigma drawn uniformly."""
+    """White Gaussian noise of a random sigma."""
 
     sigma_min: float = 0.0
     """Least standard deviation, 0-255 scale."""
     sigma_max: float = 75.0
     """Greatest standard deviation, 0-255 scale."""
+    skew: float = 1.0
+    """1 draws sigma uniformly; more draws low levels more often (the power of a uniform number)."""
     blind: float = 0.25
     """Share of pictures whose strength is hidden from the network."""
 
     def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
-        sigma = uniform(self.sigma_min, self.sigma_max, generator)
+        share = uniform(0, 1, generator) ** self.skew
+        sigma = self.sigma_min + (self.sigma_max - self.sigma_min) * share
         degraded = add_gaussian_noise(clean, sigma, generator)
         return degraded, hidden(sigma / 255, self.blind, generator)
 

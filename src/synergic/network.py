@@ -87,7 +87,7 @@ class SATNetConfig:
 BASIC = SATNetConfig()
 ENHANCED = replace(BASIC, extraction="residual", depth=5)
 HALF = replace(
-    BASIC, downscale=2, extraction="residual", depth=3, similarity="cosine", similarity_scale=0.02, window=64
+    BASIC, downscale=2, extraction="residual", depth=3, similarity="cosine", similarity_scale=0.02, window=32
 )
 EDITIONS = {"basic": BASIC, "enhanced": ENHANCED, "half": HALF}
 """basic and enhanced are the paper's; half is the default on a CPU, at a quarter of the cost per pixel."""
