@@ -1,0 +1,76 @@
+"""The shipped weights do what their cards say: figures pinned on photographs that come with scikit-image."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage.data import astronaut, camera
+from torch import Generator
+
+from synergic import Restorer
+from synergic.data import to_tensor, to_uint8
+from synergic.degradations import CameraNoise, add_gaussian_noise
+from synergic.evaluate import Protocol, evaluate
+from synergic.images import compress_jpeg
+from synergic.metrics import psnr
+
+GRAY = np.ascontiguousarray(camera()[128:384, 128:384, None])
+COLOUR = np.ascontiguousarray(astronaut()[:256, 128:384])
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Restorer:
+    return Restorer.from_pretrained("gray-denoise", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photo() -> Restorer:
+    return Restorer.from_pretrained("photo", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("sigma", "told", "figure"), [(15, True, 0.0), (25, True, 0.0), (50, True, 0.0), (25, False, 0.0)]
+)
+def test_gray_denoise(denoiser: Restorer, sigma: float, told: bool, figure: float) -> None:
+    noisy = add_gaussian_noise(to_tensor(GRAY), sigma, Generator().manual_seed(0)).permute(1, 2, 0).numpy()
+    restored = denoiser(noisy, sigma=sigma if told else None)
+    assert psnr(to_uint8(to_tensor(restored)), GRAY) == pytest.approx(figure, abs=0.03)
+
+
+def test_photo_removes_camera_noise(photo: Restorer) -> None:
+    noise = CameraNoise(shot_min=4e-3, shot_max=4e-3, clean=0)
+    degraded = to_uint8(noise(to_tensor(COLOUR), Generator().manual_seed(0))[0])
+    assert psnr(degraded, COLOUR) == pytest.approx(0.0, abs=0.01)
+    assert psnr(photo(degraded), COLOUR) == pytest.approx(0.0, abs=0.03)
+
+
+def test_photo_keeps_the_brightness(photo: Restorer) -> None:
+    noise = CameraNoise(shot_min=4e-3, shot_max=4e-3, clean=0)
+    degraded = to_uint8(noise(to_tensor(COLOUR), Generator().manual_seed(0))[0])
+    means = photo(degraded).mean((0, 1)) - degraded.mean((0, 1))
+    assert np.abs(means).max() < 0.5
+
+
+def test_sixteen_bit_pictures_keep_their_depth(photo: Restorer) -> None:
+    deep = (COLOUR.astype(np.uint16) * 257 + np.arange(256, dtype=np.uint16)).astype(np.uint16)
+    restored = photo(deep)
+    assert restored.dtype == np.uint16
+    assert len(np.unique(restored % 257)) == 257, "more than 8 bits come out"
+    shallow = photo(COLOUR).astype(float)
+    assert np.abs(restored / 257 - shallow).mean() < 1
+
+
+def test_the_score_on_the_card_is_measured_again(denoiser: Restorer, data: Path) -> None:
+    report = evaluate(denoiser, Protocol(data / "eval" / "set12", sigma=25))
+    assert report["psnr"] == pytest.approx(denoiser.card.scores["Set12, sigma 25"], abs=0.02)
+
+
+def test_photo_is_better_than_the_camera(photo: Restorer, data: Path) -> None:
+    pairs = Protocol(data / "eval" / "nam25" / "clean", pairs=data / "eval" / "nam25" / "degraded", limit=6)
+    report = evaluate(photo, pairs)
+    assert report["psnr"] > report["degraded_psnr"] + 0.5
+
+
+def test_a_coarse_jpeg_does_not_get_worse(photo: Restorer) -> None:
+    compressed = compress_jpeg(COLOUR, 80)
+    assert psnr(photo(compressed), COLOUR) > psnr(compressed, COLOUR)
