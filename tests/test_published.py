@@ -29,7 +29,7 @@ def photo() -> Restorer:
 
 
 @pytest.mark.parametrize(
-    ("sigma", "told", "figure"), [(15, True, 0.0), (25, True, 0.0), (50, True, 0.0), (25, False, 0.0)]
+    ("sigma", "told", "figure"), [(15, True, 31.77), (25, True, 29.72), (50, True, 26.94), (25, False, 29.72)]
 )
 def test_gray_denoise(denoiser: Restorer, sigma: float, told: bool, figure: float) -> None:
     noisy = add_gaussian_noise(to_tensor(GRAY), sigma, Generator().manual_seed(0)).permute(1, 2, 0).numpy()
@@ -39,9 +39,9 @@ def test_gray_denoise(denoiser: Restorer, sigma: float, told: bool, figure: floa
 
 def test_photo_removes_camera_noise(photo: Restorer) -> None:
     noise = CameraNoise(shot_min=4e-3, shot_max=4e-3, clean=0)
-    degraded = to_uint8(noise(to_tensor(COLOUR), Generator().manual_seed(0))[0])
-    assert psnr(degraded, COLOUR) == pytest.approx(0.0, abs=0.01)
-    assert psnr(photo(degraded), COLOUR) == pytest.approx(0.0, abs=0.03)
+    degraded = to_uint8(noise(to_tensor(COLOUR), Generator().manual_seed(2))[0])
+    assert psnr(degraded, COLOUR) == pytest.approx(25.51, abs=0.01)
+    assert psnr(photo(degraded), COLOUR) == pytest.approx(30.49, abs=0.03)
 
 
 def test_photo_keeps_the_brightness(photo: Restorer) -> None:
@@ -68,9 +68,13 @@ def test_the_score_on_the_card_is_measured_again(denoiser: Restorer, data: Path)
 def test_photo_is_better_than_the_camera(photo: Restorer, data: Path) -> None:
     pairs = Protocol(data / "eval" / "nam25" / "clean", pairs=data / "eval" / "nam25" / "degraded", limit=6)
     report = evaluate(photo, pairs)
-    assert report["psnr"] > report["degraded_psnr"] + 0.5
+    assert report["psnr"] > report["degraded_psnr"] + 2
 
 
-def test_a_coarse_jpeg_does_not_get_worse(photo: Restorer) -> None:
+def test_photo_leaves_a_clean_picture_alone(photo: Restorer) -> None:
+    assert psnr(photo(COLOUR), COLOUR) == pytest.approx(44.94, abs=0.1)
+
+
+def test_a_jpeg_does_not_get_worse(photo: Restorer) -> None:
     compressed = compress_jpeg(COLOUR, 80)
     assert psnr(photo(compressed), COLOUR) > psnr(compressed, COLOUR)
