@@ -52,7 +52,7 @@ def test_photo_keeps_the_brightness(photo: Restorer) -> None:
 
 
 def test_sixteen_bit_pictures_keep_their_depth(photo: Restorer) -> None:
-    deep = (COLOUR.astype(np.uint16) * 257 + np.arange(256, dtype=np.uint16)).astype(np.uint16)
+    deep = (COLOUR.astype(np.uint16) * 256 + np.arange(256, dtype=np.uint16)[:, None]).astype(np.uint16)
     restored = photo(deep)
     assert restored.dtype == np.uint16
     assert len(np.unique(restored % 257)) == 257, "more than 8 bits come out"
