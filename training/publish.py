@@ -44,9 +44,10 @@ def main(run: Path, data: Path, limits: str) -> None:
         (run / "reports").mkdir(exist_ok=True)
         (run / "reports" / f"{name}.json").write_text(json.dumps(report, indent=1))
     recipe = card.recipe | {key: Path(card.recipe[key]).name for key in ("pictures", "validation")}
-    save_weights(
-        PUBLISHED / f"{card.name}.safetensors", network, replace(card, scores=scores, limits=limits, recipe=recipe)
-    )
+    words = report["protocol"]
+    protocol = f"{words['inference']}; output {words['output']}; PSNR in {words['psnr']}; noise of seed 0 per picture"
+    measured = replace(card, scores=scores, protocol=protocol, limits=limits, recipe=recipe)
+    save_weights(PUBLISHED / f"{card.name}.safetensors", network, measured)
 
 
 if __name__ == "__main__":

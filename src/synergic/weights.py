@@ -41,6 +41,8 @@ class Card:
     """The complete training recipe: seed, crop and batch size, learning rate and the rest."""
     scores: dict[str, float] = field(default_factory=dict)
     """Measured PSNR in dB by protocol, such as {"Set12, sigma 25": 30.44}."""
+    protocol: str = ""
+    """How the scores were measured."""
     limits: str = ""
     """Known limits."""
 
