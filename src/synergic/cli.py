@@ -149,6 +149,8 @@ def weights(as_json: bool) -> None:
         click.echo(f"  training: {card.steps:,} steps, {card.seconds:,.0f} s on {card.hardware}")
         for protocol, score in card.scores.items():
             click.echo(f"  {protocol}: {score:.2f} dB")
+        if card.protocol:
+            click.echo(f"  measured: {card.protocol}")
         if card.limits:
             click.echo(f"  limits: {card.limits}")
 
