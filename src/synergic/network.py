@@ -65,7 +65,8 @@ class SATNetConfig:
     similarity_scale: float = 1 / 28
     """Factor on the similarity before the softmax, learnt from this start; 1/28 is 1/sqrt(7*7*16)."""
     window: int | None = None
-    """Side of the windows that bound non-local attention, in feature pixels; None is the paper's global form."""
+    """Side of the windows that bound non-local attention, in feature pixels; None is the paper's global form, and so is
+    a map no larger than a window with its halo."""
     halo: int = 8
     """How far beyond its window a query sees, in feature pixels."""
 
@@ -244,8 +245,8 @@ class NonLocalAttention(nn.Module):
         if c.nonlocal_attention == "patch":
             sizes = {"patch_size": c.patch_size, "stride": c.stride, "key_stride": c.key_stride}
             attention = partial(patch_attention, scale=self.log_scale.exp(), **sizes)  # type: ignore[arg-type]
-        if c.window is None or max(q.shape[1:3]) <= c.window:
-            return attention(q, k, v)
+        if c.window is None or max(q.shape[1:3]) <= c.window + 2 * c.halo:
+            return attention(q, k, v)  # a query sees as many keys as in a window, at less cost
         return in_windows(attention, q, k, v, c.window, c.halo)
 
 
