@@ -218,7 +218,7 @@ def test_key_mask_ignores_pixels() -> None:
     q, k, v = maps(6, 5)
     mask = torch.ones(1, 6, 5, 1)
     mask[:, 4:] = 0
-    cut = attend(q.flatten(1, 2), k[:, :4].flatten(1, 2), v[:, :4].flatten(1, 2), SCALE, None, None)
+    cut = attend(SCALE * q.flatten(1, 2), k[:, :4].flatten(1, 2), v[:, :4].flatten(1, 2), None, None)
     assert error(pixel_attention(q, k, v, scale=SCALE, key_mask=mask), cut.view_as(v)) < TOLERANCE
 
 

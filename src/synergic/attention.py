@@ -41,7 +41,7 @@ def patch_attention(
     """
     height, width = q.shape[1:3]
     key_stride = key_stride or stride
-    queries = unfold(pad_to_grid(q, patch_size, stride), patch_size, stride)  # N h w p p C
+    queries = unfold(pad_to_grid(q * scale, patch_size, stride), patch_size, stride)  # N h w p p C
     keys = unfold(pad_to_grid(k, patch_size, key_stride), patch_size, key_stride).flatten(3).flatten(1, 2)  # N M D
     values = unfold(pad_to_grid(v, patch_size, key_stride), patch_size, key_stride)  # N . . p p E
     bias = None
@@ -49,7 +49,7 @@ def patch_attention(
         inside = unfold(pad_to_grid(key_mask, patch_size, key_stride), patch_size, key_stride).flatten(3).amax(3)
         bias = torch.zeros_like(inside).masked_fill(inside == 0, float("-inf")).flatten(1)  # N M
     n, grid_h, grid_w = queries.shape[:3]
-    attended = attend(queries.flatten(3).flatten(1, 2), keys, values.flatten(3).flatten(1, 2), scale, bias, chunk)
+    attended = attend(queries.flatten(3).flatten(1, 2), keys, values.flatten(3).flatten(1, 2), bias, chunk)
     patches = attended.view(n, grid_h, grid_w, patch_size, patch_size, v.shape[3])  # N L D -> N h w p p E
     top, left = grid_padding(height, patch_size, stride)[0], grid_padding(width, patch_size, stride)[0]
     covered = fold(patches, stride)[:, top : top + height, left : left + width]
@@ -65,18 +65,18 @@ def pixel_attention(
     return patch_attention(q, k, v, scale=scale, patch_size=1, stride=1, chunk=chunk, key_mask=key_mask)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float, bias: Tensor | None, chunk: int | None) -> Tensor:
-    """softmax(scale * q k^T + bias) v. q: N L D, k: N M D, v: N M E, bias: N M or None. Returns N L E."""
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, chunk: int | None) -> Tensor:
+    """softmax(q k^T + bias) v. q: N L D, k: N M D, v: N M E, bias: N M or None. Returns N L E."""
     if chunk is None or q.shape[1] <= chunk:
-        return _attend(q, k, v, scale, bias)
+        return _attend(q, k, v, bias)
     parts = q.split(chunk, dim=1)
     if torch.is_grad_enabled():
-        return torch.cat([checkpoint(_attend, part, k, v, scale, bias, use_reentrant=False) for part in parts], 1)
-    return torch.cat([_attend(part, k, v, scale, bias) for part in parts], 1)
+        return torch.cat([checkpoint(_attend, part, k, v, bias, use_reentrant=False) for part in parts], 1)
+    return torch.cat([_attend(part, k, v, bias) for part in parts], 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float, bias: Tensor | None) -> Tensor:
-    similarity = (q * scale) @ k.transpose(1, 2)  # N L M
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    similarity = q @ k.transpose(1, 2)  # N L M
     if bias is not None:
         similarity = similarity + bias[:, None].to(similarity)
     return similarity.softmax(2).to(v.dtype) @ v
