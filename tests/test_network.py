@@ -363,9 +363,9 @@ def test_fold_batch_norm_leaves_a_network_without_any() -> None:
         ({"halo": -4}, "halo: expected at least 0, got -4"),
         ({"similarity_scale": 0.0}, "similarity_scale: expected more than 0, got 0.0"),
         ({"patch_size": 3}, "stride: expected at most the patch_size 3, got 4"),
-        ({"window": 30}, "expected multiples of the stride 4, got 30 and 8"),
-        ({"window": 0}, "expected multiples of the stride 4, got 0 and 8"),
-        ({"window": 32, "halo": 6}, "expected multiples of the stride 4, got 32 and 6"),
+        ({"window": 30}, "expected multiples of the strides' 4, got 30 and 8"),
+        ({"window": 0}, "expected multiples of the strides' 4, got 0 and 8"),
+        ({"window": 32, "halo": 6}, "expected multiples of the strides' 4, got 32 and 6"),
     ],
 )
 def test_wrong_configurations(change: dict[str, Any], message: str) -> None:
