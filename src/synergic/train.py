@@ -234,6 +234,10 @@ def validate(network: SATNet, batches: list[Batch], fabric: Fabric) -> float:
     return sum(scores) / len(scores)
 
 
+COUNTS = {"step": int, "seconds": float, "earlier_steps": int, "earlier_seconds": float}
+"""What a state counts besides its tensors."""
+
+
 class State:
     """What a run holds between two steps, and its files."""
 
@@ -245,8 +249,11 @@ class State:
             )
         torch.manual_seed(recipe.seed)
         self.network = SATNet(recipe.network)
+        self.earlier_steps, self.earlier_seconds = 0, 0.0  # behind the weights that the run started from
         if recipe.init is not None and not resume:
-            fabric.print(start_from(self.network, recipe.init))
+            card, fitting = start_from(self.network, recipe.init)
+            fabric.print(fitting)
+            self.earlier_steps, self.earlier_seconds = card.steps, card.seconds
         self.network.to(fabric.device)
         ema = get_ema_multi_avg_fn(recipe.ema)
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True)
@@ -280,7 +287,8 @@ class State:
         tensors = {
             key: tensor.cpu().clone(memory_format=torch.contiguous_format) for key, tensor in self.tensors().items()
         }
-        save_file(tensors, partial, {"step": str(self.step), "seconds": str(self.seconds)})
+        counts = {key: str(getattr(self, key)) for key in COUNTS}
+        save_file(tensors, partial, counts)
         partial.replace(self.path)
         save_weights(self.run / "weights.safetensors", self.averaged, self.card())
         self.write_row()
@@ -292,7 +300,8 @@ class State:
             raise SynergicError(f"{self.path}: expected a training state to resume, found none; start without --resume")
         with safe_open(self.path, framework="pt") as file:
             metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
+        for key, kind in COUNTS.items():
+            setattr(self, key, kind(metadata[key]))
         self.network.load_state_dict(_below(tensors, "network."))
         self.average.load_state_dict(_below(tensors, "average."))
         for number, optimizer in enumerate(self.optimizers):
@@ -330,8 +339,8 @@ class State:
             task=self.recipe.task,
             data=self.recipe.data,
             licence=self.recipe.licence,
-            steps=self.step,
-            seconds=round(self.seconds, 1),
+            steps=self.earlier_steps + self.step,
+            seconds=round(self.earlier_seconds + self.seconds, 1),
             hardware=describe(self.fabric.device),
             recipe=recipe,
         )
@@ -342,10 +351,12 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def start_from(network: SATNet, init: str) -> str:
-    """Copy the tensors of other weights that have the same name and shape. Returns a line that says how many."""
-    own, given = network.state_dict(), load_weights(init)[0].state_dict()
-    fitting = {key: tensor for key, tensor in given.items() if key in own and own[key].shape == tensor.shape}
+def start_from(network: SATNet, init: str) -> tuple[Card, str]:
+    """Copy the tensors of other weights that have the same name and shape. Returns their card, and a line that says
+    how many fitted."""
+    given, card = load_weights(init)
+    own, others = network.state_dict(), given.state_dict()
+    fitting = {key: tensor for key, tensor in others.items() if key in own and own[key].shape == tensor.shape}
     network.load_state_dict(own | fitting)
     fresh = ", ".join(sorted(own.keys() - fitting.keys())) or "none"
-    return f"{len(fitting)} of {len(own)} tensors from {init}; fresh: {fresh}"
+    return card, f"{len(fitting)} of {len(own)} tensors from {init}; fresh: {fresh}"
