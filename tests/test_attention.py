@@ -116,7 +116,7 @@ def test_the_grid_covers_every_pixel(length: int, patch_size: int, stride: int) 
     assert 0 <= before <= after <= before + 1
     assert before + length + after == (grid - 1) * stride + patch_size
     assert before == -reference.starts(length, patch_size, stride)[0]
-    assert patches(torch.ones(1, length, length, 1), patch_size, stride).shape == (1, grid, grid, patch_size**2)
+    assert patches(torch.ones(1, length, length, 1), patch_size, stride).shape == (1, grid**2, patch_size**2)
     count = overlap_count(grid, patch_size, stride)
     assert torch.equal(
         count[:, None],

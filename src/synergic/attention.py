@@ -43,14 +43,14 @@ def patch_attention(
     """
     height, width = q.shape[1:3]
     key_stride = key_stride or stride
-    queries = patches(q * scale, patch_size, stride)  # N h w D
-    keys, values = patches(k, patch_size, key_stride), patches(v, patch_size, key_stride)
+    h, w = ceil(height / stride), ceil(width / stride)
     if window is None or max(height, width) <= window + 2 * halo:
-        attended = attend(queries.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), chunk=chunk)  # N L D
+        queries = patches(q * scale, patch_size, stride)
+        keys, values = patches(k, patch_size, key_stride), patches(v, patch_size, key_stride)
+        attended = attend(queries, keys, values, chunk=chunk).view(len(q), h, w, -1)
     else:
-        attended = attend_in_windows(queries, keys, values, window // stride, window // key_stride, halo // key_stride)
-    n, h, w, _ = queries.shape
-    total = fold(attended.view(n, h, w, patch_size, patch_size, -1), stride)
+        attended = attend_in_windows(q * scale, k, v, patch_size, stride, key_stride, window, halo)[:, :h, :w]
+    total = fold(attended.unflatten(3, (patch_size, patch_size, -1)), stride)
     top, left = grid_padding(height, patch_size, stride)[0], grid_padding(width, patch_size, stride)[0]
     rows = overlap_count(h, patch_size, stride)[top : top + height].to(total)
     columns = overlap_count(w, patch_size, stride)[left : left + width].to(total)
@@ -88,33 +88,53 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return similarity.softmax(2).to(v.dtype) @ v
 
 
-def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, side: int, key_side: int, reach: int) -> Tensor:
-    """Queries in windows of `side` x `side`, each with the `key_side` x `key_side` keys of its area and `reach` around.
+def attend_in_windows(
+    q: Tensor, k: Tensor, v: Tensor, patch_size: int, stride: int, key_stride: int, window: int, halo: int
+) -> Tensor:
+    """Query patches in windows, each with the key patches of its window and of `halo` pixels around it.
 
-    q: N h w D, k: N h' w' D, v: N h' w' E. Returns N h w E. One row of windows at a time, so that memory stays small.
+    q, k: N H W C, v: N H W E. Returns N h w D, at least the patches that cover the map. One row of windows at a time,
+    so that memory stays small.
     """
-    n, h, w, _ = q.shape
-    rows, columns = ceil(h / side), ceil(w / side)
-    margins = (0, 0, reach, columns * key_side - k.shape[2] + reach, reach, rows * key_side - k.shape[1] + reach)
-    outside = F.pad(k.new_zeros(n, *k.shape[1:3], 1), margins, value=float("-inf"))  # what is no key
-    q, k, v = F.pad(q, (0, 0, 0, -w % side, 0, -h % side)), F.pad(k, margins), F.pad(v, margins)
-    around = key_side + 2 * reach
+    height, width = q.shape[1:3]
+    rows, columns = ceil(height / window), ceil(width / window)
+    own, seen, reach = window // stride, (window + 2 * halo) // key_stride, halo // key_stride  # patches on a side
+    q = pad_to_windows(q, patch_size, stride, window, 0)
+    k, v = (pad_to_windows(x, patch_size, key_stride, window, halo) for x in (k, v))
+    missing = [count * window // key_stride - ceil(n / key_stride) for count, n in ((rows, height), (columns, width))]
+    outside = k.new_zeros(1, ceil(height / key_stride), ceil(width / key_stride), 1)
+    outside = F.pad(outside, (0, 0, reach, missing[1] + reach, reach, missing[0] + reach), value=float("-inf"))
     strips = []
     for row in range(rows):
-        own = slice(row * side, (row + 1) * side)
-        seen = slice(row * key_side, row * key_side + around)
-        queries = unfold(q[:, own], side, side).flatten(0, 2).flatten(1, 2)  # N*columns side*side D
-        keys, values, bias = (unfold(x[:, seen], around, key_side).flatten(0, 2).flatten(1, 2) for x in (k, v, outside))
-        attended = attend(queries, keys, values, bias[..., 0])
-        strips.append(fold(attended.view(n, 1, columns, side, side, -1), side))  # N side columns*side E
-    return torch.cat(strips, 1)[:, :h, :w]
+        queries = window_patches(q[:, row * window :], own, patch_size, stride, window)
+        keys, values = (window_patches(x[:, row * window :], seen, patch_size, key_stride, window) for x in (k, v))
+        bias = window_patches(outside[:, row * window // key_stride :], seen, 1, 1, window // key_stride)
+        attended = attend(queries, keys, values, bias[..., 0].repeat(len(q), 1))  # N*columns own*own D
+        strips.append(fold(attended.view(len(q), 1, columns, own, own, -1), own))
+    return torch.cat(strips, 1)
+
+
+def pad_to_windows(x: Tensor, patch_size: int, stride: int, window: int, halo: int) -> Tensor:
+    """Zero-pad an N H W C map so that windows with their halo of patches cover it, patches falling as in `patches`."""
+    margins = [0, 0]
+    for length in (x.shape[2], x.shape[1]):
+        before = grid_padding(length, patch_size, stride)[0] + halo
+        whole = ceil(length / window) * window + 2 * halo - stride + patch_size
+        margins += [before, whole - before - length]
+    return F.pad(x, margins)
+
+
+def window_patches(x: Tensor, side: int, patch_size: int, stride: int, window: int) -> Tensor:
+    """The patches of the uppermost row of windows, `side` x `side` each. N H W C -> N*columns side*side D."""
+    strip = unfold(x[:, : (side - 1) * stride + patch_size], patch_size, stride).flatten(3)  # N side w D
+    return unfold(strip, side, window // stride).flatten(0, 2).flatten(1, 2)
 
 
 def patches(x: Tensor, patch_size: int, stride: int) -> Tensor:
-    """The patches that cover a zero-padded map, each as one vector. N H W C -> N ceil(H/stride) ceil(W/stride) D."""
+    """The patches that cover a zero-padded map. N H W C -> N L D, ceil(H / stride) x ceil(W / stride) of them."""
     top, bottom = grid_padding(x.shape[1], patch_size, stride)
     left, right = grid_padding(x.shape[2], patch_size, stride)
-    return unfold(F.pad(x, (0, 0, left, right, top, bottom)), patch_size, stride).flatten(3)
+    return unfold(F.pad(x, (0, 0, left, right, top, bottom)), patch_size, stride).flatten(3).flatten(1, 2)
 
 
 def grid_padding(length: int, patch_size: int, stride: int) -> tuple[int, int]:
