@@ -165,6 +165,8 @@ def test_changes_reach_the_recipe() -> None:
     assert isinstance(changed.degradation, GaussianNoise)
     assert changed.degradation.sigma_max == 50
     assert read_recipe(path, {"edition": "basic"}).network.downscale == 1
+    without = read_recipe(path, {"network.nonlocal_attention": "none", "network.window": "none"}).network
+    assert (without.nonlocal_attention, without.window) == (None, None)
 
 
 @pytest.mark.parametrize(

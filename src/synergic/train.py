@@ -46,7 +46,7 @@ class Recipe:
     task: Task
     """What is removed."""
     network: SATNetConfig
-    """The network; in the file, the key `edition` chooses where it starts from."""
+    """The network; in the file, the key `edition` chooses where it starts from, and "none" stands for None."""
     degradation: GaussianNoise | CameraNoise | JPEG
     """How clean pictures are degraded."""
     pictures: Path
@@ -109,8 +109,8 @@ def recipe_from(values: dict[str, Any], source: object) -> Recipe:
         raise SynergicError(f"{source}: edition: expected one of {', '.join(EDITIONS)}, got {edition!r}")
     if task not in DEGRADATIONS:
         raise SynergicError(f"{source}: task: expected one of {', '.join(DEGRADATIONS)}, got {task!r}")
-    network = asdict(EDITIONS[edition]) | values.get("network", {})
-    values["network"] = read_config(SATNetConfig, network, f"{source}: network")
+    changes = {key: None if value == "none" else value for key, value in values.get("network", {}).items()}
+    values["network"] = read_config(SATNetConfig, asdict(EDITIONS[edition]) | changes, f"{source}: network")
     values["degradation"] = read_config(DEGRADATIONS[task], values.get("degradation", {}), f"{source}: degradation")
     return read_config(Recipe, values, source)
 
