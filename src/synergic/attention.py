@@ -95,7 +95,7 @@ def in_windows(
     """
     n, height, width = q.shape[:3]
     inside = torch.ones_like(q[..., :1])
-    parts = [_cut(tensor, window, halo) for tensor in (q, k, v, inside)]  # each N h w P P C
+    parts = [cut_windows(tensor, window, halo) for tensor in (q, k, v, inside)]  # each N h w P P C
     grid_h, grid_w = parts[0].shape[1:3]
     group = max(1, tokens // (window + 2 * halo) ** 2)
     groups = zip(*(part.flatten(0, 2).split(group) for part in parts), strict=True)  # each B P P C
@@ -104,7 +104,7 @@ def in_windows(
     return fold(attended.view(n, grid_h, grid_w, window, window, -1), window)[:, :height, :width]
 
 
-def _cut(x: Tensor, window: int, halo: int) -> Tensor:
+def cut_windows(x: Tensor, window: int, halo: int) -> Tensor:
     """Windows with their halo. N H W C -> N h w P P C with P = window + 2 * halo, zeros outside the map."""
     bottom, right = -x.shape[1] % window + halo, -x.shape[2] % window + halo
     return unfold(F.pad(x, (0, 0, halo, right, halo, bottom)), window + 2 * halo, window)

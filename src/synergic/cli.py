@@ -191,6 +191,50 @@ def evaluate(
 
 
 @command.command()
+@click.argument("image", type=FOLDER)
+@click.option("-o", "--output", "figure", required=True, type=FOLDER, help="The figure: .png, .pdf or .svg.")
+@click.option("--at", "places", multiple=True, metavar="X,Y", help="A query patch, in pixels; may be repeated.")
+@click.option("--task", type=TASKS, default="auto", show_default=True, help="What to remove; auto decides by the file.")
+@click.option("--weights", help="Published weights by name, or a weights file, in place of the task's.")
+@click.option("--sigma", type=float, help="Noise level that the network is told, 0-255 scale.")
+@click.option("--quality", type=int, help="JPEG quality that the network is told, 1-100.")
+@click.option("--noise", type=float, help="First add white Gaussian noise of this level, 0-255 scale, of seed 0.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+@click.option("--tile-size", type=int, default=512, show_default=True, help="Side of a tile in pixels.")
+@click.option("--overwrite", is_flag=True, help="Replace a figure that exists.")
+def explain(
+    image: Path, figure: Path, places: tuple[str, ...], noise: float | None, overwrite: bool, **asked: Any
+) -> None:
+    """Draw where the network leans local or non-local, and which patches a query patch attends to."""
+    from synergic.batch import Options
+    from synergic.explain import explain, with_noise
+    from synergic.figures import check_figure
+    from synergic.images import read_picture
+
+    check_figure(figure, overwrite)
+    at = [parse_place(place) for place in places]
+    options = Options(**asked)
+    options.check()
+    picture = read_picture(image)
+    restorer = options.restorer(picture)
+    pixels = picture.pixels if noise is None else with_noise(picture.pixels, noise)
+    quality = options.quality_for(picture, restorer)
+    found = explain(restorer, pixels, figure, at=at, sigma=options.sigma, quality=quality)
+    click.echo(f"{restorer.card.name}: share of the non-local branch in what is added, mean {found.share.mean():.3f}")
+    for block, ((_, nonlocal_), (of_local, of_nonlocal)) in enumerate(zip(found.weights, found.added, strict=True), 1):
+        share = of_nonlocal / (of_local + of_nonlocal)
+        click.echo(f"block {block}: fusion weight of the non-local branch {nonlocal_.mean():.3f}, share {share:.3f}")
+
+
+def parse_place(text: str) -> tuple[int, int]:
+    """ "X,Y" as (X, Y)."""
+    x, _, y = text.partition(",")
+    if not (x.isdigit() and y.isdigit()):
+        raise SynergicError(f"--at: expected X,Y in pixels, such as 120,80, got {text!r}")
+    return int(x), int(y)
+
+
+@command.command()
 @click.argument("recipe", type=FOLDER)
 @click.option("-o", "--output", "run", required=True, type=FOLDER, help="Folder of the run.")
 @click.option(
