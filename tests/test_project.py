@@ -13,11 +13,12 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
-    {"images", "attention", "config", "hardware", "figures"},
-    {"network", "metrics", "tiling"},
+    {"images", "attention", "config", "hardware"},
+    {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations"},
     {"data", "restore"},
     {"batch", "evaluate", "train", "explain"},
+    {"compare"},
     {"cli"},
 ]
 """A module imports only from the floors below its own."""

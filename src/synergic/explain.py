@@ -15,8 +15,8 @@ from synergic.attention import cut_windows, grid_padding, pad_to_grid, unfold
 from synergic.data import to_tensor
 from synergic.degradations import add_gaussian_noise
 from synergic.errors import SynergicError
-from synergic.figures import COLORS, HEAT, new_figure, save_figure
-from synergic.images import from_float, to_float
+from synergic.figures import COLORS, HEAT, dark_edge, new_figure, outline, save_figure, show
+from synergic.images import to_float
 from synergic.network import NonLocalAttention, SynergicBlock
 from synergic.restore import OVERLAP, Restorer, checked
 from synergic.tiling import Progress, map_tiles
@@ -338,28 +338,3 @@ def draw_attended(axis: "Axes", query: Query, found: Attended, title: str) -> No
     (top, left), (bottom, right) = (reach * query.scale - 0.5 for reach in query.patch[0].reach)
     axis.set(xlim=(left, right), ylim=(bottom, top), facecolor="0.8")
     axis.figure.colorbar(colors, ax=axis, shrink=0.8, label="weight")
-
-
-def show(axis: "Axes", picture: np.ndarray | None, title: str) -> None:
-    """A picture, H W C with C = 1 or 3, without ticks; None for none."""
-    if picture is not None:
-        axis.imshow(np.broadcast_to(from_float(to_float(picture), np.uint8), (*picture.shape[:2], 3)))
-    axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=10)
-
-
-def outline(axis: "Axes", corner: np.ndarray, size: np.ndarray, color: Any) -> None:
-    """A rectangle around pixels; corner and size: row, column."""
-    from matplotlib.patches import Rectangle
-
-    (top, left), (height, width) = corner - 0.5, size
-    axis.add_patch(
-        Rectangle((left, top), width, height, fill=False, edgecolor=color, linewidth=2, path_effects=[dark_edge(3.5)])
-    )
-
-
-def dark_edge(width: float) -> Any:
-    """Black around white or coloured lines and letters, so that they show on any ground."""
-    from matplotlib.patheffects import withStroke
-
-    return withStroke(linewidth=width, foreground="black")
