@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
-    {"images", "attention", "config", "hardware"},
+    {"images", "attention", "config", "hardware", "muon"},
     {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations"},
     {"data", "restore"},

@@ -134,6 +134,9 @@ def test_init_takes_the_tensors_that_fit(recipe: Recipe, tmp_path: Path, capsys:
     first, second = (load_file(tmp_path / run / "weights.safetensors") for run in ("first", "second"))
     key = "blocks.0.extraction.0.conv1.weight"
     assert torch.equal(first[key], second[key])
+    cards = [load_weights(tmp_path / run / "weights.safetensors")[1] for run in ("first", "second")]
+    assert [card.steps for card in cards] == [1, 2]
+    assert cards[1].seconds > cards[0].seconds
 
 
 def test_learning_rate_by_hand(recipe: Recipe) -> None:
@@ -162,6 +165,8 @@ def test_changes_reach_the_recipe() -> None:
     assert isinstance(changed.degradation, GaussianNoise)
     assert changed.degradation.sigma_max == 50
     assert read_recipe(path, {"edition": "basic"}).network.downscale == 1
+    without = read_recipe(path, {"network.nonlocal_attention": "none", "network.window": "none"}).network
+    assert (without.nonlocal_attention, without.window) == (None, None)
 
 
 @pytest.mark.parametrize(

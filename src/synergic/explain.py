@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from synergic.attention import cut_windows, grid_padding, pad_to_grid, unfold
+from synergic.attention import grid_padding, patches
 from synergic.data import to_tensor
 from synergic.degradations import add_gaussian_noise
 from synergic.errors import SynergicError
@@ -166,29 +166,32 @@ def attended(attention: NonLocalAttention, features: Tensor, row: int, column: i
     size, stride, key_stride = (c.patch_size, c.stride, c.key_stride) if kind == "patch" else (1, 1, 1)
     own_size = c.patch_size if c.nonlocal_attention == "patch" else 1
     q, k, _ = attention.project(features)  # 1 H W E
-    inside, top, left = torch.ones_like(k[..., :1]), 0, 0
-    if c.window is not None and max(q.shape[1:3]) > c.window:  # the query sees the window that it lies in
-        i, j = row // c.window, column // c.window
-        q, k, inside = (cut_windows(x, c.window, c.halo)[:, i, j] for x in (q, k, inside))  # 1 P P E
-        top, left = i * c.window - c.halo, j * c.window - c.halo
-    queries = unfold(pad_to_grid(q, size, stride), size, stride)[0]  # h w p p E
-    keys, inside = (unfold(pad_to_grid(x, size, key_stride), size, key_stride)[0].flatten(2) for x in (k, inside))
-    query_rows, key_rows = (grid_starts(q.shape[1], size, step, top) for step in (stride, key_stride))
-    query_columns, key_columns = (grid_starts(q.shape[2], size, step, left) for step in (stride, key_stride))
-    a, b = (np.abs(query_rows + size // 2 - row).argmin(), np.abs(query_columns + size // 2 - column).argmin())
+    height, width = q.shape[1:3]
+    query_rows, query_columns = patch_starts(height, size, stride), patch_starts(width, size, stride)
+    key_rows, key_columns = patch_starts(height, size, key_stride), patch_starts(width, size, key_stride)
+    i, j = (int(np.abs(axis + size // 2 - at).argmin()) for axis, at in ((query_rows, row), (query_columns, column)))
+    rows, columns = slice(None), slice(None)  # of the grid of key patches, seen from the query's window
+    if c.window is not None and max(height, width) > c.window + 2 * c.halo:
+        rows, columns = (seen_from(index * stride // c.window, c.window, c.halo, key_stride) for index in (i, j))
+    query = patches(q, size, stride)[0].unflatten(0, (len(query_rows), len(query_columns)))[i, j]  # D
+    keys = patches(k, size, key_stride)[0].unflatten(0, (len(key_rows), len(key_columns)))[rows, columns]  # h w D
     scale = attention.log_scale.exp() * own_size**2 / size**2
-    similarity = keys @ queries[a, b].flatten() * scale  # h w of the keys
-    similarity = similarity.masked_fill(inside.amax(2) == 0, float("-inf"))
-    weights, order = similarity.flatten().softmax(0).sort(descending=True)
-    corners = np.stack(np.meshgrid(key_rows, key_columns, indexing="ij"), 2).reshape(-1, 2)
-    query = int(query_rows[a]), int(query_columns[b])
-    return Attended(query, corners[order.cpu().numpy()], weights.cpu().numpy(), size)
+    weights, order = (keys @ (query * scale)).flatten().softmax(0).sort(descending=True)
+    corners = np.stack(np.meshgrid(key_rows[rows], key_columns[columns], indexing="ij"), 2).reshape(-1, 2)
+    corner = int(query_rows[i]), int(query_columns[j])
+    return Attended(corner, corners[order.cpu().numpy()], weights.cpu().numpy(), size)
 
 
-def grid_starts(length: int, patch_size: int, stride: int, offset: int) -> np.ndarray:
-    """Where the patches of an axis begin that starts at `offset`, as `pad_to_grid` lays them."""
+def patch_starts(length: int, patch_size: int, stride: int) -> np.ndarray:
+    """Where the patches of an axis begin, as `patches` lays them."""
     before, after = grid_padding(length, patch_size, stride)
-    return offset - before + np.arange(0, length + before + after - patch_size + 1, stride)
+    return np.arange(-before, length + after - patch_size + 1, stride)
+
+
+def seen_from(index: int, window: int, halo: int, key_stride: int) -> slice:
+    """The key patches of an axis that the queries of its window number `index` see."""
+    start = index * window - halo
+    return slice(max(0, start) // key_stride, (start + window + 2 * halo) // key_stride)
 
 
 def explain(
