@@ -14,10 +14,11 @@ SOURCE = ROOT / "src" / "synergic"
 FLOORS = [
     {"errors"},
     {"images", "attention", "config", "hardware", "muon"},
-    {"network", "metrics", "tiling"},
+    {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations"},
     {"data", "restore"},
-    {"batch", "evaluate", "train"},
+    {"batch", "evaluate", "train", "explain"},
+    {"compare"},
     {"cli"},
 ]
 """A module imports only from the floors below its own."""
@@ -44,6 +45,11 @@ def test_imports_go_down(floor: int) -> None:
 def test_only_images_imports_the_image_library() -> None:
     users = [path.stem for path in SOURCE.glob("*.py") if re.search(r"import pyvips|from pyvips|PIL", path.read_text())]
     assert users == ["images"]
+
+
+def test_matplotlib_is_imported_only_for_a_figure() -> None:
+    code = "import sys, synergic.explain\nassert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_everything_exported_exists_and_the_package_imports_without_torch() -> None:

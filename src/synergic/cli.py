@@ -2,12 +2,17 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from synergic.errors import SynergicError
+
+if TYPE_CHECKING:
+    from synergic.tiling import Progress
 
 FOLDER = click.Path(path_type=Path)
 TASKS = click.Choice(["auto", "denoise", "photo", "jpeg"])
@@ -201,6 +206,107 @@ def evaluate(
     )
     if report is not None:
         report.write_text(json.dumps(result, indent=1))
+
+
+@command.command()
+@click.argument("image", type=FOLDER)
+@click.option("-o", "--output", "figure", required=True, type=FOLDER, help="The figure: .png, .pdf or .svg.")
+@click.option("--at", "places", multiple=True, metavar="X,Y", help="A query patch, in pixels; may be repeated.")
+@click.option("--task", type=TASKS, default="auto", show_default=True, help="What to remove; auto decides by the file.")
+@click.option("--weights", help="Published weights by name, or a weights file, in place of the task's.")
+@click.option("--sigma", type=float, help="Noise level that the network is told, 0-255 scale.")
+@click.option("--quality", type=int, help="JPEG quality that the network is told, 1-100.")
+@click.option("--noise", type=float, help="First add white Gaussian noise of this level, 0-255 scale, of seed 0.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+@click.option("--tile-size", type=int, default=512, show_default=True, help="Side of a tile in pixels.")
+@click.option("--overwrite", is_flag=True, help="Replace a figure that exists.")
+def explain(
+    image: Path, figure: Path, places: tuple[str, ...], noise: float | None, overwrite: bool, **asked: Any
+) -> None:
+    """Draw where the network leans local or non-local, and which patches a query patch attends to."""
+    from synergic.batch import Options
+    from synergic.explain import explain, with_noise
+    from synergic.figures import check_figure
+    from synergic.images import read_picture
+
+    check_figure(figure, overwrite)
+    at = [parse_place(place) for place in places]
+    options = Options(**asked)
+    options.check()
+    picture = read_picture(image)
+    restorer = options.restorer(picture)
+    pixels = picture.pixels if noise is None else with_noise(picture.pixels, noise)
+    quality = options.quality_for(picture, restorer)
+    with progress_bar("tile") as bar:
+        found = explain(restorer, pixels, figure, at=at, sigma=options.sigma, quality=quality, progress=bar)
+    click.echo(f"{restorer.card.name}: share of the non-local branch in what is added, mean {found.share.mean():.3f}")
+    for block, ((_, nonlocal_), (of_local, of_nonlocal)) in enumerate(zip(found.weights, found.added, strict=True), 1):
+        share = of_nonlocal / (of_local + of_nonlocal)
+        click.echo(f"block {block}: fusion weight of the non-local branch {nonlocal_.mean():.3f}, share {share:.3f}")
+
+
+def parse_place(text: str) -> tuple[int, int]:
+    """ "X,Y" as (X, Y)."""
+    x, _, y = text.partition(",")
+    if not (x.isdigit() and y.isdigit()):
+        raise SynergicError(f"--at: expected X,Y in pixels, such as 120,80, got {text!r}")
+    return int(x), int(y)
+
+
+@contextmanager
+def progress_bar(unit: str) -> Iterator["Progress"]:
+    """One progress bar on stderr; silent where stderr is not a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield show
+
+
+@command.command()
+@click.argument("data", type=FOLDER, metavar="IMAGE|DIR")
+@click.option("--sigma", type=float, help="White Gaussian noise of this level, 0-255 scale.")
+@click.option("--quality", type=int, help="JPEG compression of this quality, 1-100.")
+@click.option("-o", "--output", type=FOLDER, default="comparison", show_default=True, help="Folder for what is found.")
+@click.option("--weights", "name", help="Published weights by name, or a weights file, in place of the task's.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise, the same for each picture.")
+@click.option("--limit", type=int, help="Only the first pictures.")
+@click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier comparison.")
+def compare(
+    output: Path, name: str | None, device: str, precision: str, overwrite: bool, data: Path, **asked: Any
+) -> None:
+    """The network beside classical methods on clean pictures: table, report, contact sheet with zoomed crops."""
+    from synergic.compare import compare, draw_sheet, table
+    from synergic.evaluate import Protocol
+    from synergic.figures import check_figure
+    from synergic.images import find_pictures, read_pixels
+    from synergic.restore import Restorer
+    from synergic.weights import weights_for
+
+    if (asked["sigma"] is None) == (asked["quality"] is None):
+        raise SynergicError("compare: expected one of --sigma and --quality; pass how the pictures are to be degraded")
+    check_figure(output / "sheet.png", overwrite)
+    protocol = Protocol(data, **asked)
+    if name is None:
+        found = find_pictures([data])
+        colors = read_pixels(found[0][0]).shape[2] if found else 1
+        name = weights_for("denoise" if protocol.quality is None else "jpeg", colors)
+    restorer = Restorer.from_pretrained(name, device=device, precision=precision)
+    with progress_bar("result") as bar:
+        report, places = compare(restorer, protocol, bar)
+    output.mkdir(parents=True, exist_ok=True)
+    lines = [f"{key}: {value}" for key, value in report["protocol"].items()]
+    (output / "report.json").write_text(json.dumps(report, indent=1))
+    (output / "table.md").write_text("\n".join([table(report), "", *(f"- {line}" for line in lines), ""]))
+    draw_sheet(places, output / "sheet.png")
+    click.echo("\n".join([*lines, table(report)]))
 
 
 @command.command()

@@ -1,6 +1,6 @@
 """Benchmark figures with their exact protocol."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -121,3 +121,14 @@ def psnr_of(degraded: Tensor, clean: np.ndarray) -> float:
     """PSNR in dB of a degraded picture as the network gets it: float, neither clipped nor rounded."""
     error = (degraded.permute(1, 2, 0).double().numpy() * 255 - clean) ** 2
     return float(10 * np.log10(255**2 / error.mean())) if error.any() else float("inf")
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that reads well as plain text too: columns padded, all but the first to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [
+        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        for line in (header, rule, *rows)
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

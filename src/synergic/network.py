@@ -234,11 +234,14 @@ class NonLocalAttention(nn.Module):
                     key.copy_(query)
 
     def forward(self, x: Tensor) -> Tensor:  # N C H W -> N C H W
-        q, k, v = self.qkv(x).permute(0, 2, 3, 1).chunk(3, 3)  # each N H W E
+        attended = self.attend(*self.project(x))  # N H W E
+        return x + self.up(attended.permute(0, 3, 1, 2))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # N C H W -> Q, K, V, each N H W E
+        q, k, v = self.qkv(x).permute(0, 2, 3, 1).chunk(3, 3)
         if self.config.similarity == "cosine":
             q, k = (F.layer_norm(x, x.shape[3:]).to(v) for x in (q, k))
-        attended = self.attend(q, k, v)  # N H W E
-        return x + self.up(attended.permute(0, 3, 1, 2))
+        return q, k, v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # N H W E -> N H W E
         c = self.config
