@@ -13,6 +13,7 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
+    {"files"},
     {"images", "attention", "config", "hardware"},
     {"network", "metrics", "tiling"},
     {"weights", "degradations"},
