@@ -13,6 +13,7 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
+    {"files"},
     {"images", "attention", "config", "hardware", "muon"},
     {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations"},

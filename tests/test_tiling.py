@@ -8,25 +8,33 @@ from hypothesis import strategies as st
 from synergic.tiling import axis_spans, map_tiles
 
 
-@given(length=st.integers(1, 5000), size=st.integers(128, 600), overlap=st.integers(4, 40))
-def test_spans_cover_the_axis_and_their_weights_sum_to_one(length: int, size: int, overlap: int) -> None:
+@given(
+    length=st.integers(1, 5000),
+    size=st.integers(128, 600),
+    overlap=st.integers(4, 40),
+    align=st.sampled_from([2, 8, 64, 512]),
+)
+def test_spans_cover_the_axis_and_their_weights_sum_to_one(length: int, size: int, overlap: int, align: int) -> None:
     total = np.zeros(length)
-    spans = axis_spans(length, size, overlap)
+    spans = axis_spans(length, size, overlap, align)
+    assert len(spans) == 1 or length > size
     for span in spans:
-        assert span.start % 2 == 0
-        assert 0 < span.stop - span.start <= size + 1
+        assert span.start % (align if align <= size - overlap else 2) == 0
+        assert 0 < span.stop - span.start <= size
         assert len(span.weights) == span.stop - span.start
         assert span.weights.min() >= 0
         total[span.start : span.stop] += span.weights
     np.testing.assert_allclose(total, 1, atol=1e-6)
     for before, after in pairwise(spans):
-        assert before.stop - after.start >= overlap - 2
+        assert before.stop - after.start == overlap
 
 
 def test_spans_by_hand() -> None:
     assert [(s.start, s.stop) for s in axis_spans(512, 512, 32)] == [(0, 512)]
-    assert [(s.start, s.stop) for s in axis_spans(1000, 512, 32)] == [(0, 358), (320, 678), (642, 1000)]
+    assert [(s.start, s.stop) for s in axis_spans(1000, 512, 32)] == [(0, 356), (324, 678), (646, 1000)]
     assert [(s.start, s.stop) for s in axis_spans(992, 512, 32)] == [(0, 512), (480, 992)]
+    assert [(s.start, s.stop) for s in axis_spans(1000, 512, 32, 64)] == [(0, 416), (384, 736), (704, 1000)]
+    assert [(s.start, s.stop) for s in axis_spans(200, 128, 48, 512)] == [(0, 124), (76, 200)], "no room: 2"
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])

@@ -22,17 +22,18 @@ class Span:
     """float32 (stop - start,); over all spans of an axis the weights of a position sum to 1"""
 
 
-def axis_spans(length: int, size: int, overlap: int) -> list[Span]:
-    """Cover an axis with equal spans of at most `size` that overlap by at least `overlap`: count first, then place.
+def axis_spans(length: int, size: int, overlap: int, align: int = 2) -> list[Span]:
+    """Cover an axis with spans of at most `size` that overlap by `overlap`: count first, then place about evenly.
 
     Weights are ramps over the middle half of what neighbours share: the outer quarters, where a network feels the
-    tile's border most, are left to the neighbour. Spans start at even positions, so that the half-resolution network
-    pairs the same pixels in every tile.
+    tile's border most, are left to the neighbour. Spans start at multiples of `align` (of 2 where `size` leaves no room
+    for more): a network that works in blocks or windows then cuts a tile where it would cut the whole picture.
     """
-    count = max(1, ceil((length - overlap) / (size - overlap)))
-    extent = min(length, ceil((length + (count - 1) * overlap) / count / 2 + 1) * 2, size)
-    starts = [int(i * (length - extent) / max(1, count - 1)) // 2 * 2 for i in range(count)]
-    stops = [start + extent for start in starts[:-1]] + [length]
+    align = align if align <= size - overlap else 2
+    longest = (size - overlap) // align * align  # step from one start to the next
+    count = 1 if length <= size else ceil((length - overlap) / longest)
+    starts = [-(-i * (length - overlap) // (count * align)) * align for i in range(count)]  # rounded up
+    stops = [start + overlap for start in starts[1:]] + [length]
     spans = []
     for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         positions, weights = np.arange(start, stop), np.ones(stop - start, np.float32)
@@ -55,14 +56,15 @@ def map_tiles(
     tile_size: int,
     overlap: int,
     progress: Progress | None = None,
+    align: int = 2,
 ) -> np.ndarray:
     """`function` applied tile by tile and blended. pixels H W C, any dtype -> H W C, the same dtype.
 
-    function: float32 tile in [0, 1] -> float32 tile of the same shape. Memory beyond input and output is one row of
-    tiles. Integers are rounded and clipped at the end; floats are not clipped.
+    function: float32 tile in [0, 1] -> float32 tile of the same shape. `align`: as in `axis_spans`. Memory beyond
+    input and output is one row of tiles. Integers are rounded and clipped at the end; floats are not clipped.
     """
     height, width, channels = pixels.shape
-    rows, columns = axis_spans(height, tile_size, overlap), axis_spans(width, tile_size, overlap)
+    rows, columns = (axis_spans(length, tile_size, overlap, align) for length in (height, width))
     result = np.empty_like(pixels)
     waiting = np.zeros((0, width, channels), np.float32)  # sums that still await the next row of tiles
     for i, row in enumerate(rows):
