@@ -13,11 +13,13 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
-    {"images", "attention", "config", "hardware"},
+    {"images", "attention", "config", "hardware", "guard"},
     {"network", "metrics", "tiling"},
     {"weights", "degradations"},
     {"data", "restore"},
     {"batch", "evaluate", "train"},
+    {"desk"},
+    {"web"},
     {"cli"},
 ]
 """A module imports only from the floors below its own."""

@@ -66,8 +66,8 @@ def test_blend_by_hand() -> None:
     assert blend(degraded, restored, 0.0).tolist() == [100, 200]
     assert blend(degraded, restored, 0.5).tolist() == [114, 255]  # (100 + 127.5) / 2, and clipped
     assert blend(degraded, restored, 1.0).tolist() == [128, 255]
-    exact = np.float32([0.1, 0.7])
-    assert (blend(np.float32([3, 4]), exact, 1.0) == exact).all()
+    exact = np.array([0.1, 0.7], np.float32)
+    assert (blend(exact * 3, exact, 1.0) == exact).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

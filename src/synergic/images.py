@@ -19,7 +19,7 @@ import pyvips  # type: ignore[import-untyped]
 
 from synergic.errors import SynergicError
 
-__all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "compress_jpeg", "find_pictures"]
+__all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "check_writable", "compress_jpeg", "find_pictures"]
 __all__ += ["from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
 
 pyvips.block_untrusted_set(True)
@@ -326,6 +326,11 @@ def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> N
             _publish(temporary, path, overwrite)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, picture: Picture) -> None:
+    """Raise what `write_picture` would raise for this name, depth and alpha, before anything is computed."""
+    _choose_format(path, picture)
 
 
 def _choose_format(path: Path, picture: Picture) -> _Format:
