@@ -223,17 +223,14 @@ def serve(host: str, port: int, **limits: Any) -> None:
     """The page in the browser: drop a picture, compare, download. Ctrl-C ends it."""
     try:
         from synergic import web
+        from synergic.desk import Limits
+
+        listening = web.listen(host, port)
+        if not web.is_private(listening):
+            click.echo(f"synergic: warning: everyone who reaches {host} can use the page; see SECURITY.md", err=True)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        web.serve(listening, host, Limits(**limits), lambda: click.echo(f"{address} is ready; Ctrl-C ends it"))
     except ModuleNotFoundError as error:
         raise SynergicError(f"serve: expected {error.name}, got none; run pip install 'synergic[serve]'") from None
-    from synergic.desk import Limits
-
-    listening = web.listen(host, port)
-    if not web.is_private(listening):
-        click.echo(
-            f"synergic: warning: at {host} everyone on the network can use the page; SECURITY.md says more", err=True
-        )
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    try:
-        web.serve(listening, host, Limits(**limits), lambda: click.echo(f"{address} is ready; Ctrl-C ends it"))
     except KeyboardInterrupt:
-        click.echo(err=True)  # the terminal's ^C stands alone
+        click.echo(err=True)  # ends the terminal's ^C

@@ -133,8 +133,6 @@ class Held:
     run: Run | None = None
     restorer: Restorer | None = None
     gone: bool = False
-    lock: Lock = field(default_factory=Lock)
-    """held while files of its folder are written, so that a folder that is thrown away stays away"""
 
     @property
     def source(self) -> Path:
@@ -150,18 +148,6 @@ class Held:
         """A picture that browsers show."""
         return self.folder / f"{name}.jpg"
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Nobody else writes or throws away meanwhile; errors name no path of ours."""
-        with self.lock:
-            if self.gone:
-                raise GoneError("picture: expected one that is still here, got none; hand it in again")
-            try:
-                yield
-            except SynergicError as error:
-                inside = re.escape(str(self.folder)) + r"[/\\][^:]*"
-                raise type(error)(re.sub(inside, "picture", str(error))) from error
-
 
 class Desk:
     """See the module. `folder` is its own; `defaults` are the options of every run that visitors have no say in."""
@@ -170,9 +156,10 @@ class Desk:
         self.folder, self.limits, self.defaults = folder, limits, defaults
         self.held: dict[str, Held] = {}
         self.line: list[Run] = []
-        self.lock = Lock()
+        self.lock = Lock()  # of `held` and `line`
+        self.file_lock = Lock()
         self.network = ThreadPoolExecutor(1, "network")
-        self.files = ThreadPoolExecutor(2, "files")  # bounds the memory of decoded pictures
+        self.files = ThreadPoolExecutor(1, "files")
 
     # ---- in
 
@@ -204,12 +191,26 @@ class Desk:
     def look(self, token: str) -> dict[str, Any]:
         """Read a picture that has arrived, and make it visible; returns its size, and the task that auto chooses."""
         held = self.find(token)
-        with held.writing():
+        with self._files_of(held):
             picture = read_picture(held.source, max_pixels=self.limits.pixels)
             check_writable(held.source, picture)
             write_picture(held.view("degraded"), visible(picture))
         height, width = picture.pixels.shape[:2]
         return {"token": token, "width": width, "height": height, "task": self.options().task_for(picture)}
+
+    @contextmanager
+    def _files_of(self, held: Held) -> Iterator[None]:
+        """Reading and writing one picture's files, of all visitors one at a time: this bounds memory, what is thrown
+        away stays away, and libvips, which keeps one error text for all threads, cannot tell one visitor's error to
+        another. Errors name no path of ours."""
+        with self.file_lock:
+            if held.gone:
+                raise GoneError("picture: expected one that is still here, got none; hand it in again")
+            try:
+                yield
+            except SynergicError as error:
+                ours = re.escape(str(self.folder)) + r"[/\\][^:]*"
+                raise type(error)(re.sub(ours, "picture", str(error))) from error
 
     # ---- restoring
 
@@ -256,12 +257,12 @@ class Desk:
 
     def _restore(self, held: Held, options: Options, run: Run) -> None:
         """As batch.restore_file does, but the result is kept before it is blended and rounded."""
-        with held.writing():
+        with self._files_of(held):
             picture = read_picture(held.source, max_pixels=self.limits.pixels)
         restorer = options.restorer(picture)
         quality = options.quality_for(picture, restorer)
         restored = restorer(to_float(picture.pixels), sigma=options.sigma, quality=quality, progress=run.tick)
-        with held.writing():
+        with self._files_of(held):
             np.save(held.folder / "new.npy", restored)
             write_picture(held.view("restored"), visible(replace(picture, pixels=restored)), overwrite=True)
             (held.folder / "new.npy").replace(held.result)
@@ -288,7 +289,7 @@ class Desk:
         for the same options; the caller deletes it."""
         held = self.find(token)
         self.options(strength=strength)
-        with held.writing():
+        with self._files_of(held):
             if not held.result.exists():
                 raise GoneError("picture: expected a restored one, got one that is not restored yet; wait or start it")
             picture = read_picture(held.source, max_pixels=self.limits.pixels)
@@ -313,10 +314,11 @@ class Desk:
         return self._enter(partial(self._draw, held, name, held.restorer))
 
     def _draw(self, held: Held, name: str, restorer: Restorer, run: Run) -> None:
-        picture = read_picture(held.source, max_pixels=self.limits.pixels)
+        with self._files_of(held):
+            picture = read_picture(held.source, max_pixels=self.limits.pixels)
         drawn = DRAWINGS[name](restorer, picture.pixels)
         run.tick(1, 1)
-        with held.writing():
+        with self._files_of(held):
             write_picture(held.view(name), Picture(drawn, None, {}, None), overwrite=True)
 
     # ---- away
@@ -330,9 +332,8 @@ class Desk:
             held.run.stop()
         self.files.submit(self._remove, held)
 
-    @staticmethod
-    def _remove(held: Held) -> None:
-        with held.lock:
+    def _remove(self, held: Held) -> None:
+        with self.file_lock:
             held.gone = True
             shutil.rmtree(held.folder, ignore_errors=True)
 

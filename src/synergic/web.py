@@ -17,7 +17,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -100,6 +99,18 @@ def build_app(desk: Desk) -> Any:
     for left in (ClientDisconnect, StoppedError):
         app.add_exception_handler(left, lambda *_: Response(status_code=499))  # nobody is there to read it
     os.environ["GRADIO_RUN_HISTORY"] = "False"  # or the browser would record what was done
+    os.environ["GRADIO_TEMP_DIR"] = str(desk.folder / "gradio")  # or it would make one that all users share
+    import gradio as gr  # reads them on import
+
+    # fonts that every computer has: none is fetched; and colours that can be read
+    theme = gr.themes.Base(primary_hue="teal", neutral_hue="stone", font="sans-serif", font_mono="monospace").set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
+        body_text_color_subdued="*neutral_600",
+        block_info_text_color="*neutral_600",
+    )
     return gr.mount_gradio_app(
         app,
         build_page(desk.limits),
@@ -107,7 +118,7 @@ def build_app(desk: Desk) -> Any:
         footer_links=[],
         head=f"<style>{page_path('page.css').read_text('utf-8')}</style>",  # as `css` Gradio would rewrite it
         favicon_path=str(page_path("icon.svg")),
-        theme=theme(),
+        theme=theme,
         ssr_mode=False,
         mcp_server=False,
         pwa=False,
@@ -245,8 +256,10 @@ async def finished(run: Run, request: Request) -> None:
     run.future.result()
 
 
-def build_page(limits: Limits) -> gr.Blocks:
-    """The page. Its events stay in the browser: page.js talks to the routes."""
+def build_page(limits: Limits) -> Any:
+    """The page as Gradio's Blocks. Its events stay in the browser: page.js talks to the routes."""
+    import gradio as gr
+
     tasks = ["auto", *sorted({read_header(path)[1].task for path in published_weights().values()}, reverse=True)]
     with gr.Blocks(title="Synergic", analytics_enabled=False) as page, gr.Row(elem_id="page"):
         with gr.Column(scale=3, elem_id="pictures"):
@@ -278,20 +291,6 @@ def build_page(limits: Limits) -> gr.Blocks:
         gr.on([part.change for part in asked], None, asked, None, js="(...asked) => synergic.ask(...asked)")
         again.click(None, None, None, js="() => synergic.again()")
     return page
-
-
-def theme() -> gr.themes.Base:
-    """Calm colours that can be read, and fonts that every computer has: none is fetched."""
-    base = gr.themes.Base(primary_hue="teal", neutral_hue="stone", font="sans-serif", font_mono="monospace")
-    filled, over = "*primary_700", "*primary_800"
-    return base.set(
-        button_primary_background_fill=filled,
-        button_primary_background_fill_dark=filled,
-        button_primary_background_fill_hover=over,
-        button_primary_background_fill_hover_dark=over,
-        body_text_color_subdued="*neutral_600",
-        block_info_text_color="*neutral_600",
-    )
 
 
 def page_path(name: str) -> Path:
