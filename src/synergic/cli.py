@@ -225,11 +225,13 @@ def serve(host: str, port: int, **limits: Any) -> None:
         from synergic import web
         from synergic.desk import Limits
 
-        listening = web.listen(host, port)
-        if not web.is_private(listening):
-            click.echo(f"synergic: warning: everyone who reaches {host} can use the page; see SECURITY.md", err=True)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        web.serve(listening, host, Limits(**limits), lambda: click.echo(f"{address} is ready; Ctrl-C ends it"))
+        with web.listen(host, port) as listening:
+            if not web.is_private(listening):
+                click.echo(
+                    f"synergic: warning: everyone who reaches {host} can use it; see SECURITY.md", err=True
+                )
+            address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+            web.serve(listening, host, Limits(**limits), lambda: click.echo(f"{address} is ready; Ctrl-C ends it"))
     except ModuleNotFoundError as error:
         raise SynergicError(f"serve: expected {error.name}, got none; run pip install 'synergic[serve]'") from None
     except KeyboardInterrupt:
