@@ -168,6 +168,21 @@ def test_limits_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert serve(monkeypatch, "--port", 0, "--max-seconds", 5, *LIMITS) == (0, [expected])
 
 
+def test_termination_deletes_everything_too(tmp_path: Path) -> None:
+    code = "import synergic.web as web\nfrom synergic.cli import main\n"
+    code += "web.build_app = lambda desk: desk.accept('a.png') and print(len(desk.held), flush=True)\nmain()"
+    command = [sys.executable, "-c", code, "serve", "--port", "0"]
+    environment = ENVIRONMENT | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        assert "is ready" in process.stdout.readline()
+        assert len(list(tmp_path.iterdir())) == 1
+        process.terminate()
+        assert process.wait(60) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- over HTTP
 
 

@@ -227,9 +227,7 @@ def serve(host: str, port: int, **limits: Any) -> None:
 
         with web.listen(host, port) as listening:
             if not web.is_private(listening):
-                click.echo(
-                    f"synergic: warning: everyone who reaches {host} can use it; see SECURITY.md", err=True
-                )
+                click.echo(f"synergic: warning: everyone who reaches {host} can use it; see SECURITY.md", err=True)
             address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
             web.serve(listening, host, Limits(**limits), lambda: click.echo(f"{address} is ready; Ctrl-C ends it"))
     except ModuleNotFoundError as error:

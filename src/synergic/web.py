@@ -8,6 +8,7 @@ is in page/page.js; docs/page.md describes them for other programs.
 import asyncio
 import ipaddress
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -74,6 +75,7 @@ def serve(listening: socket.socket, host: str, limits: Limits, ready: Callable[[
             limit_concurrency=500,
             timeout_graceful_shutdown=1,
         )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, so that all is deleted
         ready()
         try:
             uvicorn.Server(config).run(sockets=[listening])
