@@ -345,3 +345,27 @@ def train(
         raise SynergicError(f"--set: expected KEY=VALUE, got {wrong[0]!r}")
     read = read_recipe(recipe, {key: value for key, _, value in pairs})
     train(read, run, resume=resume, max_seconds=max_seconds, accelerator=accelerator)
+
+
+@command.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Name or address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 takes a free one.")
+@click.option("--max-bytes", "file_bytes", type=int, default=200_000_000, show_default=True, help="Largest file.")
+@click.option("--max-pixels", "pixels", type=int, default=50_000_000, show_default=True, help="Largest picture.")
+@click.option("--max-seconds", "seconds", type=float, default=1800, show_default=True, help="Longest run of a picture.")
+@click.option("--max-line", "line", type=int, default=16, show_default=True, help="Most pictures running or waiting.")
+def serve(host: str, port: int, **limits: Any) -> None:
+    """The page in the browser: drop a picture, compare, download. Ctrl-C ends it."""
+    try:
+        from synergic import web
+        from synergic.desk import Limits
+
+        with web.listen(host, port) as listening:
+            if not web.is_private(listening):
+                click.echo(f"synergic: warning: everyone who reaches {host} can use it; see SECURITY.md", err=True)
+            address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+            web.serve(listening, host, Limits(**limits), lambda: click.echo(f"{address} is ready; Ctrl-C ends it"))
+    except ModuleNotFoundError as error:
+        raise SynergicError(f"serve: expected {error.name}, got none; run pip install 'synergic[serve]'") from None
+    except KeyboardInterrupt:
+        click.echo(err=True)  # ends the terminal's ^C
