@@ -23,13 +23,14 @@ import numpy as np
 
 from synergic.batch import Options
 from synergic.errors import SynergicError
+from synergic.explain import heat_picture
 from synergic.images import WRITABLE, Picture, check_writable, from_float, read_picture, to_float, write_picture
 from synergic.restore import Restorer
 from synergic.tiling import blend
 
 log = logging.getLogger(__name__)
 
-DRAWINGS: dict[str, Callable[[Restorer, np.ndarray], np.ndarray]] = {}
+DRAWINGS: dict[str, Callable[[Restorer, np.ndarray], np.ndarray]] = {"Where it borrowed": heat_picture}
 """Views drawn on demand, under the words on their button: restorer, pixels H W C -> uint8 H W 3 of the same size. Each
 shows as a button of the page; the restorer is the one that the picture was restored with."""
 
