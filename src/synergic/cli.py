@@ -169,7 +169,7 @@ def weights(as_json: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise, the same for each picture.")
 @click.option("--limit", type=int, help="Only the first pictures.")
 @click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
-@click.option("--save", type=FOLDER, help="Folder for the restored pictures.")
+@click.option("--save", type=FOLDER, help="Folder for the restored pictures and a page, index.html.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns.")
