@@ -21,6 +21,7 @@ PRECISIONS = click.Choice(["auto", "float32", "bfloat16"])
 
 def main() -> None:
     """Run the command. Exit code 0: all fine; 1: some files failed; 2: wrong usage; 130: interrupted."""
+    keep_freed_memory()
     try:
         sys.exit(command(standalone_mode=False))
     except click.ClickException as error:
@@ -30,6 +31,18 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("synergic: interrupted; finished files are whole, go on with --resume", err=True)
         sys.exit(130)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc not to hand freed memory back to the system: a network frees and takes the same tens of megabytes for
+    every layer, and new pages cost a tenth of the time."""
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_max = -1, -4  # malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)
 
 
 def fail(message: str) -> None:
@@ -54,7 +67,7 @@ def command() -> None:
 @click.option("--strength", type=float, default=1.0, show_default=True, help="Blend: 0 the input, 1 fully restored.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
-@click.option("--tile-size", type=int, default=512, show_default=True, help="Side of a tile in pixels.")
+@click.option("--tile-size", type=int, default=768, show_default=True, help="Side of a tile in pixels.")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns: slightly better, 8 times slower.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--resume", is_flag=True, help="Skip inputs whose output exists.")
@@ -205,7 +218,7 @@ def evaluate(
 @click.option("--quality", type=int, help="JPEG quality that the network is told, 1-100.")
 @click.option("--noise", type=float, help="First add white Gaussian noise of this level, 0-255 scale, of seed 0.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
-@click.option("--tile-size", type=int, default=512, show_default=True, help="Side of a tile in pixels.")
+@click.option("--tile-size", type=int, default=768, show_default=True, help="Side of a tile in pixels.")
 @click.option("--overwrite", is_flag=True, help="Replace a figure that exists.")
 def explain(
     image: Path, figure: Path, places: tuple[str, ...], noise: float | None, overwrite: bool, **asked: Any

@@ -15,7 +15,7 @@ from synergic.network import UNKNOWN_STRENGTH, SATNet, fold_batch_norm
 from synergic.tiling import Progress, map_tiles
 from synergic.weights import Card, load_weights
 
-TILE_SIZE = 512
+TILE_SIZE = 768
 """Default side of a tile, in pixels."""
 SMALLEST_TILE = 128
 OVERLAP = 32
