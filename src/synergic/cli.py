@@ -196,7 +196,7 @@ def weights(as_json: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise, the same for each picture.")
 @click.option("--limit", type=int, help="Only the first pictures.")
 @click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
-@click.option("--save", type=FOLDER, help="Folder for the restored pictures.")
+@click.option("--save", type=FOLDER, help="Folder for the restored pictures and a page, index.html.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns.")
@@ -234,7 +234,7 @@ def evaluate(
 @click.option("--quality", type=int, help="JPEG quality that the network is told, 1-100.")
 @click.option("--noise", type=float, help="First add white Gaussian noise of this level, 0-255 scale, of seed 0.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
-@click.option("--tile-size", type=int, default=512, show_default=True, help="Side of a tile in pixels.")
+@click.option("--tile-size", type=int, default=768, show_default=True, help="Side of a tile in pixels.")
 @click.option("--overwrite", is_flag=True, help="Replace a figure that exists.")
 def explain(
     image: Path, figure: Path, places: tuple[str, ...], noise: float | None, overwrite: bool, **asked: Any
