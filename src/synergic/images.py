@@ -21,8 +21,7 @@ from synergic.errors import SynergicError
 from synergic.files import whole_file
 
 __all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "check_writable", "compress_jpeg", "encode_png"]
-__all__ += ["find_pictures"]
-__all__ += ["from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
+__all__ += ["find_pictures", "from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
 
 pyvips.operation_block_set("VipsForeignLoad", True)  # no loader but these four, whatever a file says it is
 for _loader in ("VipsForeignLoadJpeg", "VipsForeignLoadPng", "VipsForeignLoadTiff", "VipsForeignLoadWebp"):
