@@ -1,6 +1,7 @@
 """The project as a whole: the direction of imports, the words, the README."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -89,3 +90,9 @@ def test_malicious_releases_are_excluded() -> None:
     pinned = re.search(r"lightning-fabric==(\S+)", (ROOT / "constraints.txt").read_text())
     assert pinned is not None
     assert pinned[1] not in ("2.6.2", "2.6.3")
+
+
+def test_the_page_of_results_is_what_its_command_writes() -> None:
+    sys.path.insert(0, str(ROOT / "training"))
+    results = importlib.import_module("results")
+    assert (ROOT / "docs" / "results.md").read_text() == results.page()
