@@ -4,6 +4,7 @@ matplotlib is imported only when a figure is drawn.
 """
 
 from importlib.util import find_spec
+from os import getpid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def new_figure(width: float, height: float) -> "Figure":
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure in the format of its suffix; it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{getpid()}.partial")
     figure.savefig(partial, format=path.suffix.lower().removeprefix("."), dpi=120)
     partial.replace(path)
 
