@@ -149,12 +149,11 @@ def test_tables_and_figure(finished: tuple[Path, list[Run], dict[str, Protocol]]
     lines = text.splitlines()
     assert (folder / "table.md").read_text() == text + "\n"
     assert [cell.strip() for cell in lines[0].split("|")[-3:-1]] == ["validation", "val, sigma 25"]
-    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == [
-        "baseline (pixel-wise)",
-        "w/o LA",
-        "w/o NLA",
-        "SAT-Net",
-    ]
+    titles = [line.split(" | ")[0].strip("| ") for line in lines]
+    assert titles[2:6] == ["baseline (pixel-wise)", "w/o LA", "w/o NLA", "SAT-Net"]
+    assert titles[6:] == ["", "SAT-Net above", "-" * 21, *titles[2:5]]
+    above = [b - a for a, b in zip(values, collect(folder)["rows"][3]["scores"]["val, sigma 25"], strict=True)]
+    assert f"{fmean(above):.2f} ± {stdev(above):.2f}" in lines[9]
     assert f"{mean:.2f} ± {spread:.2f}" in lines[2]
     with (folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
