@@ -1,6 +1,7 @@
 """The project as a whole: the direction of imports, the words, the README."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -13,12 +14,14 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
-    {"images", "attention", "config", "hardware", "muon"},
+    {"files"},
+    {"images", "attention", "config", "hardware", "muon", "guard"},
     {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations"},
     {"data", "restore"},
     {"batch", "evaluate", "train", "explain"},
-    {"compare", "ablation"},
+    {"ablation", "compare", "desk"},
+    {"web"},
     {"cli"},
 ]
 """A module imports only from the floors below its own."""
@@ -59,7 +62,8 @@ def test_everything_exported_exists_and_the_package_imports_without_torch() -> N
 
 
 def test_documents_name_only_what_exists() -> None:
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    roots = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")]
+    for document in [*roots, *(ROOT / "docs").glob("*.md")]:
         text = document.read_text()
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
@@ -108,3 +112,9 @@ def test_malicious_releases_are_excluded() -> None:
     pinned = re.search(r"lightning-fabric==(\S+)", (ROOT / "constraints.txt").read_text())
     assert pinned is not None
     assert pinned[1] not in ("2.6.2", "2.6.3")
+
+
+def test_the_page_of_results_is_what_its_command_writes() -> None:
+    sys.path.insert(0, str(ROOT / "training"))
+    results = importlib.import_module("results")
+    assert (ROOT / "docs" / "results.md").read_text() == results.page()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from itertools import cycle
-from os import getpid
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from synergic.degradations import JPEG, GaussianNoise
 from synergic.errors import SynergicError
 from synergic.evaluate import Protocol, evaluate, markdown
 from synergic.figures import COLORS, new_figure, save_figure
+from synergic.files import whole_file
 from synergic.hardware import describe
 from synergic.network import SATNetConfig, count_parameters
 from synergic.restore import Restorer
@@ -192,9 +192,8 @@ def seconds_per_megapixel(restorer: Restorer) -> float:
 
 def write_whole(path: Path, text: str) -> None:
     """The file appears whole or not at all: other processes may read it."""
-    partial = path.with_name(f"{path.name}.{getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with whole_file(path, overwrite=True) as unfinished:
+        unfinished.write_text(text)
 
 
 def collect(folder: Path) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -24,11 +22,12 @@ from synergic.config import read_config
 from synergic.data import Batch, Crops, read_folder, to_uint8
 from synergic.degradations import JPEG, CameraNoise, GaussianNoise
 from synergic.errors import SynergicError
+from synergic.files import remove_unfinished
 from synergic.hardware import describe, has_bfloat16, pick_device
 from synergic.metrics import psnr
 from synergic.muon import Muon
 from synergic.network import EDITIONS, SATNet, SATNetConfig, count_parameters
-from synergic.weights import Card, Task, load_weights, save_weights
+from synergic.weights import Card, Task, load_weights, open_safetensors, save_tensors, save_weights
 
 DEGRADATIONS: dict[Task, type[GaussianNoise | CameraNoise | JPEG]] = {
     "denoise": GaussianNoise,
@@ -140,7 +139,7 @@ def train(
     for batch in training:
         degraded, clean, strength = fabric.to_device(batch)
         for group in chain.from_iterable(optimizer.param_groups for optimizer in state.optimizers):
-            group["lr"] = learning_rate(recipe, state.step)
+            group["lr"] = learning_rate(recipe, state.step, state.warm_from)
         restored = state.model(degraded, strength if recipe.network.conditioned else None)
         loss = charbonnier(restored, clean)
         fabric.backward(loss)
@@ -170,9 +169,9 @@ def train(
             break
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, constant, then linear to zero over the last `cooldown` of the run."""
-    rising = (step + 1) / recipe.warmup
+def learning_rate(recipe: Recipe, step: int, warm_from: int = 0) -> float:
+    """Linear warm-up from step `warm_from` on, constant, then linear to zero over the last `cooldown` of the run."""
+    rising = (step - warm_from + 1) / recipe.warmup
     falling = (recipe.steps - step) / (recipe.cooldown * recipe.steps)
     return recipe.learning_rate * min(1.0, rising, falling)
 
@@ -234,7 +233,7 @@ def validate(network: SATNet, batches: list[Batch], fabric: Fabric) -> float:
     return sum(scores) / len(scores)
 
 
-COUNTS = {"step": int, "seconds": float, "earlier_steps": int, "earlier_seconds": float}
+COUNTS = {"step": int, "seconds": float, "earlier_steps": int, "earlier_seconds": float, "steps": int, "warm_from": int}
 """What a state counts besides its tensors."""
 
 
@@ -243,6 +242,7 @@ class State:
 
     def __init__(self, recipe: Recipe, run: Path, fabric: Fabric, resume: bool) -> None:
         self.recipe, self.run, self.path, self.fabric = recipe, run, run / "state.safetensors", fabric
+        remove_unfinished(run)
         if self.path.exists() and not resume:
             raise SynergicError(
                 f"{run}: expected a new folder, got one with a training state; pass --resume or another -o"
@@ -259,6 +259,7 @@ class State:
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True)
         self.model, *self.optimizers = fabric.setup(self.network, *optimizers(self.network, recipe))
         self.step, self.seconds, self.row = 0, 0.0, dict[str, float]()
+        self.steps, self.warm_from = recipe.steps, 0
         if resume:
             self.load()
 
@@ -278,36 +279,49 @@ class State:
         return named
 
     def save(self, seconds: float) -> None:
-        """Write state and weights, each whole or not at all; `seconds` were spent since the last time."""
+        """Write weights and state, each whole or not at all; `seconds` were spent since the last time.
+
+        The state comes last: a run that is killed in between goes on from the older one and writes the rest again.
+        """
         self.seconds += seconds
         if not self.fabric.is_global_zero:
             return
-        self.run.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
+        save_weights(self.run / "weights.safetensors", self.averaged, self.card())
         tensors = {
             key: tensor.cpu().clone(memory_format=torch.contiguous_format) for key, tensor in self.tensors().items()
         }
-        counts = {key: str(getattr(self, key)) for key in COUNTS}
-        save_file(tensors, partial, counts)
-        partial.replace(self.path)
-        save_weights(self.run / "weights.safetensors", self.averaged, self.card())
+        save_tensors(self.path, tensors, {key: str(getattr(self, key)) for key in COUNTS})
         self.write_row()
 
-    @torch.no_grad()
     def load(self) -> None:
         """Go on from the saved state."""
         if not self.path.exists():
             raise SynergicError(f"{self.path}: expected a training state to resume, found none; start without --resume")
-        with safe_open(self.path, framework="pt") as file:
-            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with open_safetensors(self.path) as file:
+            metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        try:
+            self.take(metadata, tensors)
+        except (KeyError, ValueError, RuntimeError):  # a tensor that is not there, no number, another shape
+            raise SynergicError(
+                f"{self.path}: expected the state of a run of this recipe, got another's or a damaged one; "
+                "resume with the recipe that the run was started with"
+            ) from None
+
+    @torch.no_grad()
+    def take(self, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+        """Become the state that these tensors hold."""
         for key, kind in COUNTS.items():
             setattr(self, key, kind(metadata[key]))
+        if self.steps != self.recipe.steps:  # another schedule: a rate that jumped up would throw the run back
+            self.steps, self.warm_from = self.recipe.steps, self.step
         self.network.load_state_dict(_below(tensors, "network."))
         self.average.load_state_dict(_below(tensors, "average."))
         for number, optimizer in enumerate(self.optimizers):
             values = optimizer.state_dict()
             for index, parameter in enumerate(chain.from_iterable(g["params"] for g in optimizer.param_groups)):
                 own = _below(tensors, f"optimizer.{number}.{index}.")
+                if not own:
+                    raise KeyError(f"optimizer.{number}.{index}")
                 for key, moment in own.items():  # the fused AdamW needs them in the parameter's memory order
                     if moment.shape == parameter.shape:
                         own[key] = torch.empty_like(parameter).copy_(moment)
@@ -316,7 +330,11 @@ class State:
 
     def log(self, **values: float) -> None:
         """Print the figures of this step; `save` writes them, so that the log never runs ahead of the state."""
-        self.row = {"step": self.step, "learning_rate": learning_rate(self.recipe, self.step - 1), **values}
+        self.row = {
+            "step": self.step,
+            "learning_rate": learning_rate(self.recipe, self.step - 1, self.warm_from),
+            **values,
+        }
         self.fabric.print("  ".join(f"{key} {value:.6g}" for key, value in self.row.items()))
 
     def write_row(self) -> None:
