@@ -20,7 +20,7 @@ FLOORS = [
     {"weights", "degradations"},
     {"data", "restore"},
     {"batch", "evaluate", "train", "explain"},
-    {"compare", "desk"},
+    {"ablation", "compare", "desk"},
     {"web"},
     {"cli"},
 ]
@@ -69,6 +69,28 @@ def test_documents_name_only_what_exists() -> None:
             assert (document.parent / link).exists(), f"{document.name}: {link}"
         for name in re.findall(r"`((?:src|recipes|tests|examples|docs|training)/[\w./-]+)`", text):
             assert (ROOT / name).exists(), f"{document.name}: {name}"
+
+
+def test_the_paper_is_held_to_the_code() -> None:
+    """Every line that docs/paper.md quotes is there, in the class or function that it names."""
+    rows = re.findall(
+        r"\| `([\w.]+)` in `([\w/.]+)` \| `(.+)` \|$", (ROOT / "docs" / "paper.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 25
+    for name, file, line in rows:
+        source = (ROOT / file).read_text()
+        part: ast.AST = ast.parse(source)
+        for step in name.split("."):
+            part = next(node for node in ast.walk(part) if step in names_of(node))
+        quoted = [text.strip() for text in (ast.get_source_segment(source, part) or "").splitlines()]
+        assert line in quoted, f"docs/paper.md: {file}: {name}: expected the line {line!r}"
+
+
+def names_of(node: ast.AST) -> list[str]:
+    """The name that a definition or an annotated assignment gives."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    return [node.target.id] if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) else []
 
 
 def test_commands_in_documents_are_real() -> None:

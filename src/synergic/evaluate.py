@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from synergic.data import matlab_luma, read_folder, to_colors, to_tensor, to_uint8
 from synergic.degradations import add_gaussian_noise, add_jpeg_artifacts
 from synergic.errors import SynergicError
+from synergic.files import whole_file
 from synergic.images import Picture, encode_png, write_picture
 from synergic.metrics import psnr, psnr_b, ssim
 from synergic.network import count_parameters
@@ -135,7 +136,8 @@ def write_page(path: Path, report: dict[str, Any], shown: Sequence[dict[str, str
     title = f"{report['weights']} on {Path(report['protocol']['data']).name}"
     text = json.dumps(finite(report | {"images": images, "title": title}))
     page = files("synergic").joinpath("report.html").read_text(encoding="utf-8")
-    path.write_text(page.replace("{{report}}", text.replace("<", "\\u003c")), encoding="utf-8")
+    with whole_file(path, overwrite=True) as unfinished:
+        unfinished.write_text(page.replace("{{report}}", text.replace("<", "\\u003c")), encoding="utf-8")
 
 
 def finite(value: Any) -> Any:
