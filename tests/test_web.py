@@ -11,10 +11,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from conftest import save
 from synergic import cli, desk
 from synergic.batch import Options
 from synergic.desk import Limits
+from synergic.errors import SynergicError
 from synergic.images import Picture, read_pixels, write_picture
 from synergic.restore import Restorer
 
@@ -183,6 +184,29 @@ def test_termination_deletes_everything_too(tmp_path: Path) -> None:
         assert len(list(tmp_path.iterdir())) == 1
         process.terminate()
         assert process.wait(60) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_offers_the_tasks_that_there_are_weights_for(
+    make_weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "published_weights", lambda: {"photo": make_weights("photo"), "x": make_weights("jpeg")})
+    assert web.offered_tasks() == ["auto", "photo", "jpeg"]
+
+
+def test_an_upload_that_takes_too_long_ends(tmp_path: Path) -> None:
+    class Slow:
+        headers: ClassVar[dict[str, str]] = {}
+
+        async def stream(self) -> AsyncIterator[bytes]:
+            yield b"x"
+            await asyncio.sleep(60)
+
+    held = desk.Desk(tmp_path, Limits(seconds=0.05), Options())
+    with pytest.raises(SynergicError, match="upload: expected it within 0.05 seconds, got more"):
+        asyncio.run(web.Routes(held)._receive(Slow(), "a.png"))
+    assert held.held == {}
+    held.close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -435,6 +459,8 @@ def test_several_on_a_phone_with_a_broken_one_and_another_task(
     assert page.locator(".trouble").is_hidden()
     wait_until(lambda: page.locator("img.restored").evaluate("image => image.naturalWidth") == 30)
 
+    offered = [web.WORDS[task] for task in web.offered_tasks()]
+    assert page.locator("#task label").all_inner_texts() == offered
     assert page.locator("#sigma").is_hidden()
     assert page.locator("#again").is_hidden()
     page.locator("#task label", has_text="Even grain").click()
