@@ -115,6 +115,5 @@ def test_malicious_releases_are_excluded() -> None:
 
 
 def test_the_page_of_results_is_what_its_command_writes() -> None:
-    sys.path.insert(0, str(ROOT / "training"))
     results = importlib.import_module("results")
     assert (ROOT / "docs" / "results.md").read_text() == results.page()

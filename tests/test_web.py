@@ -1,5 +1,6 @@
 """The page as its visitors meet it: a server of its own process, asked over HTTP and through Chromium."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -21,9 +22,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from skimage.data import chelsea
 
 from conftest import save
-from synergic import cli
+from synergic import cli, desk
+from synergic.batch import Options
 from synergic.desk import Limits
 from synergic.images import Picture, read_pixels, write_picture
+from synergic.restore import Restorer
 
 pytest.importorskip("gradio", reason="the page's extra is not installed: pip install 'synergic[serve]'")
 from synergic import web
@@ -301,6 +304,30 @@ def test_the_description_names_every_route(server: Server) -> None:
     routes = {f"{method.upper()} {path}" for path, methods in described.items() for method in methods}
     assert len(routes) == 8
     assert routes == set(re.findall(r"^\| `([A-Z]+ /[^`?]+)", document, re.MULTILINE))
+
+
+def test_a_view_is_drawn_when_first_asked_for(
+    tmp_path: Path, make_weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Present:
+        async def is_disconnected(self) -> bool:
+            return False
+
+    def white(_: Restorer, pixels: np.ndarray) -> np.ndarray:
+        calls.append(pixels.shape)
+        return np.full((*pixels.shape[:2], 3), 255, np.uint8)
+
+    calls: list[tuple[int, ...]] = []
+    monkeypatch.setitem(desk.DRAWINGS, "White", white)
+    held = desk.Desk(tmp_path, Limits(), Options(weights=str(make_weights()), device="cpu"))
+    token = held.accept("a.png")
+    save(held.find(token).source, np.zeros((8, 9, 1), np.uint8))
+    held.start(token, held.options()).future.result()
+    for _ in range(2):
+        response = asyncio.run(web.Routes(held).view(Present(), token, "White"))
+        assert read_pixels(Path(response.path)).min() == 255
+    assert calls == [(8, 9, 1)]
+    held.close()
 
 
 # ---- through Chromium

@@ -47,7 +47,7 @@ class Limits:
     file_bytes: int = 200_000_000
     """Largest file."""
     pixels: int = 50_000_000
-    """Largest width x height; restoring takes up to 40 bytes of memory, and keeping the result 12 of disk, for each."""
+    """Largest width x height; restoring takes about 45 bytes of memory, and keeping the result 12 of disk, for each."""
     seconds: float = 1800.0
     """Longest upload, and longest run of one picture once its turn has come."""
     line: int = 16

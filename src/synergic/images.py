@@ -4,6 +4,7 @@ The only file that imports the image library (libvips). Its threads do not survi
 picture starts its workers with "spawn" or "forkserver" (in a DataLoader, `multiprocessing_context`).
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ __all__ += ["find_pictures", "from_float", "read_picture", "read_pixels", "to_fl
 pyvips.operation_block_set("VipsForeignLoad", True)  # no loader but these four, whatever a file says it is
 for _loader in ("VipsForeignLoadJpeg", "VipsForeignLoadPng", "VipsForeignLoadTiff", "VipsForeignLoadWebp"):
     pyvips.operation_block_set(_loader, False)
+logging.getLogger("pyvips").addHandler(logging.NullHandler())  # or Python would print libvips' warnings
 pyvips.cache_set_max(0)  # libvips would answer a second read of a path from memory, though the file has changed
 
 
