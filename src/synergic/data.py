@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
@@ -57,6 +58,14 @@ def read_folder(folder: Path, colors: int | None = None) -> list[tuple[str, np.n
     if not pictures:
         raise SynergicError(f"{folder}: expected a folder with pictures, found none; check the path")
     return pictures
+
+
+def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """uint8 H W C at `scale` times its height and width, by bicubic interpolation that does not alias."""
+    if scale == 1:
+        return pixels
+    size = [round(length * scale) for length in pixels.shape[:2]]
+    return to_uint8(F.interpolate(to_tensor(pixels)[None], size, mode="bicubic", antialias=True)[0])
 
 
 class Crops(Dataset[Batch]):
