@@ -174,19 +174,23 @@ def restore_files(
     for folder in {job.target.parent for job in jobs}:
         remove_unfinished(folder)
     for job in jobs:
-        result = {"input": str(job.source), "output": str(job.target)}
-        if resume and job.target.exists():
-            yield result | {"status": "skipped"}
-            continue
-        try:
-            done = restore_file(job, options, progress)
-        except SynergicError as error:
-            finished_elsewhere = resume and job.target.exists()
-            done = {"status": "skipped"} if finished_elsewhere else {"status": "failed", "error": str(error)}
-        except MemoryError:
-            reason = "expected enough memory for the whole picture, got less; restore it on a larger machine"
-            done = {"status": "failed", "error": f"{job.source}: {reason}"}
-        except Exception as error:  # a defect of ours must not keep the rest of the folder from being restored
-            reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; please report it"
-            done = {"status": "failed", "error": f"{job.source}: {reason}"}
-        yield result | done
+        yield try_file(job, options, resume, progress)
+
+
+def try_file(job: Job, options: Options, resume: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """`restore_file` as a result with its `status`: restored, skipped (`resume` found the output), failed (`error`)."""
+    result = {"input": str(job.source), "output": str(job.target)}
+    if resume and job.target.exists():
+        return result | {"status": "skipped"}
+    try:
+        done = restore_file(job, options, progress)
+    except SynergicError as error:
+        finished_elsewhere = resume and job.target.exists()
+        done = {"status": "skipped"} if finished_elsewhere else {"status": "failed", "error": str(error)}
+    except MemoryError:
+        reason = "expected enough memory for the whole picture, got less; restore it on a larger machine"
+        done = {"status": "failed", "error": f"{job.source}: {reason}"}
+    except Exception as error:  # a defect of ours must not keep the rest of the folder from being restored
+        reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; please report it"
+        done = {"status": "failed", "error": f"{job.source}: {reason}"}
+    return result | done

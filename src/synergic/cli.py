@@ -334,14 +334,12 @@ def compare(
 @click.option("--resume", is_flag=True, help="Go on from the run's saved state.")
 @click.option("--max-seconds", type=float, help="Stop after this long; the state is saved.")
 @click.option("--accelerator", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
-def train(
-    recipe: Path, run: Path, changes: tuple[str, ...], resume: bool, max_seconds: float | None, accelerator: str
-) -> None:
+@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
+def train(recipe: Path, run: Path, changes: tuple[str, ...], **asked: Any) -> None:
     """Train a network by a recipe: weights, log and resumable state go to the run's folder."""
     from synergic.train import read_recipe, train
 
-    read = read_recipe(recipe, parse_changes(changes))
-    train(read, run, resume=resume, max_seconds=max_seconds, accelerator=accelerator)
+    train(read_recipe(recipe, parse_changes(changes)), run, **asked)
 
 
 def parse_changes(changes: tuple[str, ...]) -> dict[str, str]:
