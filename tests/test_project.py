@@ -20,7 +20,7 @@ FLOORS = [
     {"weights", "degradations"},
     {"data", "restore"},
     {"batch", "evaluate", "train", "explain"},
-    {"ablation", "compare", "desk"},
+    {"ablation", "cluster", "compare", "desk"},
     {"web"},
     {"cli"},
 ]
