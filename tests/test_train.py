@@ -1,6 +1,8 @@
 import csv
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,7 +58,9 @@ def test_resuming_is_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
     assert len(whole) > 20
 
 
-def test_a_time_limit_counts_over_validations(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_time_limit_counts_over_validations(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count()
+    monkeypatch.setattr("synergic.train.time", SimpleNamespace(monotonic=lambda: next(ticks) / 100))
     train(replace(recipe, steps=5000, validate_every=10), tmp_path / "run", accelerator="cpu", max_seconds=1)
     assert 20 < load_weights(tmp_path / "run" / "weights.safetensors")[1].steps < 5000
 
