@@ -24,8 +24,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 @pytest.fixture
 def recipe(tmp_path: Path, random: np.random.Generator) -> Recipe:
     """A tiny run on random blocks."""
-    for folder, count in (("train", 3), ("val", 2)):
-        for i in range(count):
+    for folder, pictures in (("train", 3), ("val", 2)):
+        for i in range(pictures):
             blocks = random.integers(0, 256, (20, 20, 1), np.uint8).repeat(8, 0).repeat(8, 1)
             save(tmp_path / folder / f"{i}.png", blocks)
     values = {
