@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from synergic.batch import Job, Options, restore_files, try_file
+from synergic.batch import Job, Options, restore_files
 from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
 from synergic.weights import published_weights
@@ -166,5 +166,5 @@ class Worker:
     def restore(self, job: Job) -> dict[str, Any]:
         """The result of one file."""
         # resume: the output was not there in the beginning, so it is of a worker that died before it could answer
-        result = try_file(job, self.options, resume=not self.options.overwrite)
+        (result,) = restore_files([job], self.options, resume=not self.options.overwrite)
         return result | {"worker": f"{socket.gethostname()}:{os.getpid()}"}

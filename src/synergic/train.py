@@ -63,6 +63,8 @@ class Recipe:
     scales: tuple[float, ...] = (1.0,)
     """Every picture is trained and validated on at each of these sizes, as often at one as at another; smaller ones are
     sharper from pixel to pixel."""
+    patterns: float = 0.0
+    """Share of the training crops that made-up stripes or weaves are laid over."""
     crop_size: int = 64
     """Side of a training crop, in pixels."""
     batch_size: int = 16
@@ -255,6 +257,7 @@ def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Ba
         crop_size=recipe.crop_size,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
+        patterns=recipe.patterns,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
