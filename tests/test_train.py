@@ -17,6 +17,7 @@ import synergic.train as module
 from conftest import save
 from synergic import Restorer, SynergicError
 from synergic.degradations import JPEG, GaussianNoise
+from synergic.images import read_pixels
 from synergic.train import Recipe, charbonnier, learning_rate, read_pictures, read_recipe, train
 from synergic.weights import load_weights
 
@@ -151,6 +152,22 @@ def test_training_learns(recipe: Recipe, tmp_path: Path) -> None:
     with (tmp_path / "run" / "log.csv").open() as file:
         psnr = float(list(csv.DictReader(file))[-1]["validation_psnr"])
     assert psnr > 20.2 + 2, "noise of sigma 20-30 alone gives 20.2 dB"
+
+
+def test_training_learns_from_pairs(recipe: Recipe, tmp_path: Path) -> None:
+    """Of pictures that are darker by 40: no noise to remove, but a shade to restore."""
+    for folder in ("train", "val"):
+        for file in (tmp_path / folder).iterdir():
+            save(
+                tmp_path / f"dark-{folder}" / file.name, np.maximum(read_pixels(file).astype(int) - 40, 0).astype("u1")
+            )
+    pairs = replace(recipe, pairs=tmp_path / "dark-train", validation_pairs=tmp_path / "dark-val")
+    train(replace(pairs, steps=60, validate_every=30, learning_rate=5e-3, ema=0.5), tmp_path / "run", accelerator="cpu")
+    with (tmp_path / "run" / "log.csv").open() as file:
+        psnr = float(list(csv.DictReader(file))[-1]["validation_psnr"])
+    assert psnr > 16.6 + 4, "the dark pictures have 16.6 dB"
+    card = load_weights(tmp_path / "run" / "weights.safetensors")[1]
+    assert card.recipe["pairs"] == str(tmp_path / "dark-train")
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from synergic.config import read_config
-from synergic.data import Batch, Crops, read_folder, scaled, to_uint8
+from synergic.data import Batch, Crops, read_folder, read_pairs, scaled, to_uint8
 from synergic.degradations import JPEG, CameraNoise, GaussianNoise
 from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
@@ -87,6 +87,10 @@ class Recipe:
     """Decay of the moving average of the weights; the average is what is validated and saved."""
     seed: int = 1
     """Seed of the initial weights and of every batch."""
+    pairs: Path | None = None
+    """Folder of degraded pictures with names of clean training pictures; a clean one that has no pair is degraded."""
+    validation_pairs: Path | None = None
+    """The same for validation."""
     init: str | None = None
     """Published weights or file to start from; tensors of another shape start fresh."""
     validate_every: int = 500
@@ -252,7 +256,7 @@ def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tenso
 def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Batch]:
     """Batches from `step` on; this process's share of each."""
     crops = Crops(
-        read_pictures(recipe.pictures, recipe),
+        read_pictures(recipe.pictures, recipe, recipe.pairs),
         recipe.degradation,
         crop_size=recipe.crop_size,
         batch_size=recipe.batch_size,
@@ -272,15 +276,17 @@ def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Ba
 
 def validation_batches(recipe: Recipe, crop_size: int = 128, batch_size: int = 8, batches: int = 8) -> list[Batch]:
     """The same few batches in every run: seed 0, whatever the recipe's."""
-    pictures = read_pictures(recipe.validation, recipe)
+    pictures = read_pictures(recipe.validation, recipe, recipe.validation_pairs)
     crops = Crops(pictures, recipe.degradation, crop_size=crop_size, batch_size=batch_size, seed=0)
     return [crops[step] for step in range(batches)]
 
 
-def read_pictures(folder: Path, recipe: Recipe) -> list[np.ndarray]:
-    """Clean pictures, uint8 H W C, at each of the recipe's scales."""
-    pictures = [pixels for _, pixels in read_folder(folder, recipe.network.colors)]
-    return [scaled(pixels, scale) for scale in recipe.scales for pixels in pictures]
+def read_pictures(folder: Path, recipe: Recipe, pairs: Path | None = None) -> list[np.ndarray]:
+    """What `Crops` takes: clean pictures H W C at each of the recipe's scales, and pairs H W 2C as they are."""
+    colors = recipe.network.colors
+    paired = {} if pairs is None else read_pairs(folder, pairs, colors)
+    clean = [pixels for name, pixels in read_folder(folder, colors, eight_bit=False) if name not in paired]
+    return [scaled(pixels, scale) for scale in recipe.scales for pixels in clean] + list(paired.values())
 
 
 @torch.no_grad()
