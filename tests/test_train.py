@@ -157,10 +157,9 @@ def test_training_learns(recipe: Recipe, tmp_path: Path) -> None:
 def test_training_learns_from_pairs(recipe: Recipe, tmp_path: Path) -> None:
     """Of pictures that are darker by 40: no noise to remove, but a shade to restore."""
     for folder in ("train", "val"):
-        for file in (tmp_path / folder).iterdir():
-            save(
-                tmp_path / f"dark-{folder}" / file.name, np.maximum(read_pixels(file).astype(int) - 40, 0).astype("u1")
-            )
+        for path in (tmp_path / folder).iterdir():
+            darker = np.maximum(read_pixels(path).astype(int) - 40, 0).astype(np.uint8)
+            save(tmp_path / f"dark-{folder}" / path.name, darker)
     pairs = replace(recipe, pairs=tmp_path / "dark-train", validation_pairs=tmp_path / "dark-val")
     train(replace(pairs, steps=60, validate_every=30, learning_rate=5e-3, ema=0.5), tmp_path / "run", accelerator="cpu")
     with (tmp_path / "run" / "log.csv").open() as file:
