@@ -17,7 +17,8 @@ FLOORS = [
     {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations"},
     {"data", "restore"},
-    {"batch", "evaluate", "train", "explain"},
+    {"engine", "evaluate", "train", "explain"},
+    {"batch", "export"},
     {"compare"},
     {"cli"},
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from synergic.engine import restorer_from_onnx
 from synergic.errors import SynergicError
 from synergic.images import MAX_PIXELS, WRITABLE, Picture, find_pictures, read_picture, write_picture
 from synergic.restore import TILE_SIZE, Restorer
@@ -30,6 +31,7 @@ class Options:
 
     task: Literal["auto", "denoise", "photo", "jpeg"] = "auto"
     weights: str | None = None
+    engine: Literal["torch", "onnx"] = "torch"
     sigma: float | None = None
     quality: int | None = None
     strength: float = 1.0
@@ -45,6 +47,8 @@ class Options:
         """Refuse wrong usage before the first picture is touched."""
         if not 0 <= self.strength <= 1:
             raise SynergicError(f"strength: expected 0 to 1, got {self.strength}")
+        if self.engine == "onnx" and self.weights is None:
+            raise SynergicError("engine onnx: expected --weights with a model from `synergic export`, got none")
         task = self.asked_task()
         if self.weights is not None or task is not None:
             name = self.weights or weights_for(task, colors=3)  # type: ignore[arg-type]
@@ -70,7 +74,8 @@ class Options:
     def load(self, name: str) -> Restorer:
         """A restorer by the name of its weights, loaded once."""
         if name not in self.loaded:
-            self.loaded[name] = Restorer.from_pretrained(
+            make = restorer_from_onnx if self.engine == "onnx" else Restorer.from_pretrained
+            self.loaded[name] = make(
                 name, device=self.device, precision=self.precision, tile_size=self.tile_size, ensemble=self.ensemble
             )
         return self.loaded[name]

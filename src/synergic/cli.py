@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path)
 TASKS = click.Choice(["auto", "denoise", "photo", "jpeg"])
 PRECISIONS = click.Choice(["auto", "float32", "bfloat16"])
+ENGINE = "onnx runs --weights MODEL.onnx, written by export, with ONNX Runtime."
 
 
 def main() -> None:
@@ -62,6 +63,7 @@ def command() -> None:
 @click.option("-o", "--output", required=True, type=FOLDER, help="A file for one input file; else a folder.")
 @click.option("--task", type=TASKS, default="auto", show_default=True, help="What to remove; auto decides by the file.")
 @click.option("--weights", help="Published weights by name, or a weights file, in place of the task's.")
+@click.option("--engine", type=click.Choice(["torch", "onnx"]), default="torch", show_default=True, help=ENGINE)
 @click.option("--sigma", type=float, help="Noise level, 0-255 scale (denoise, photo). Unknown unless given.")
 @click.option("--quality", type=int, help="JPEG quality, 1-100 (jpeg). Read from the file unless given.")
 @click.option("--strength", type=float, default=1.0, show_default=True, help="Blend: 0 the input, 1 fully restored.")
@@ -329,3 +331,19 @@ def train(
         raise SynergicError(f"--set: expected KEY=VALUE, got {wrong[0]!r}")
     read = read_recipe(recipe, {key: value for key, _, value in pairs})
     train(read, run, resume=resume, max_seconds=max_seconds, accelerator=accelerator)
+
+
+@command.command()
+@click.option("--weights", "name", required=True, help="Published weights by name, or a weights file.")
+@click.option("-o", "--output", "target", required=True, type=FOLDER, help="MODEL.onnx, or NAME.dtmodel for darktable.")
+@click.option("--for", "program", type=click.Choice(["darktable"]), help="Package it for this program.")
+@click.option("--blind", is_flag=True, help="Leave out the strength: the model works with it unknown.")
+@click.option("--overwrite", is_flag=True, help="Replace a model that exists.")
+def export(name: str, target: Path, program: str | None, blind: bool, overwrite: bool) -> None:
+    """Write weights as an ONNX model, checked against the network in numbers."""
+    from synergic.export import export
+
+    errors = export(name, target, darktable=program == "darktable", blind=blind, overwrite=overwrite)
+    for (height, width), error in errors.items():
+        click.echo(f"{width} x {height} pixels: relative error {error:.1e}")
+    click.echo(f"{target}: written")
