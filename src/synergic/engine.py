@@ -121,7 +121,7 @@ def _parts(message: Any) -> Iterator[Any]:
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:
-            for part in value if hasattr(value, "__iter__") else [value]:
+            for part in [value] if hasattr(value, "ListFields") else value:
                 yield from _parts(part)
 
 
