@@ -10,7 +10,18 @@ from skimage.data import brick
 
 from conftest import save, tiny_card, tiny_network
 from synergic import Restorer, SynergicError
-from synergic.explain import Kind, Trace, attended, explain, extremes, tile_around, trade_off, with_noise
+from synergic.explain import (
+    Kind,
+    Trace,
+    attended,
+    bounds,
+    explain,
+    extremes,
+    heat_picture,
+    tile_around,
+    trade_off,
+    with_noise,
+)
 from synergic.network import NonLocalAttention, SynergicBlock
 from test_cli import Capture, call
 
@@ -68,6 +79,17 @@ def test_the_trade_off_goes_by_tiles_and_by_strength(random: np.random.Generator
     assert np.abs(tiled.share - whole.share).mean() < 0.03, "windows fall otherwise in tiles, hence not equal"
     assert not np.array_equal(whole.share, trade_off(replace(restorer, tile_size=512), picture, sigma=50).share)
     assert not restorer.network.blocks[0].fusion._forward_hooks, "the restorer itself is left alone"  # type: ignore[union-attr]
+
+
+def test_the_heat_picture_is_dark_where_local_and_bright_where_not(random: np.random.Generator) -> None:
+    restorer, pixels = restorer_of(), random.integers(0, 256, (30, 41, 1), np.uint8)
+    drawn, share = heat_picture(restorer, pixels), trade_off(restorer, pixels).share
+    assert drawn.shape == (30, 41, 3)
+    assert drawn.dtype == np.uint8
+    low, high = bounds(share)
+    luma = drawn.mean(2)
+    assert luma[share <= low].max() < 50
+    assert luma[share >= high].min() > 150
 
 
 @pytest.mark.parametrize("changes", [{"local_attention": False}, {"nonlocal_attention": None}])

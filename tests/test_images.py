@@ -290,7 +290,7 @@ def test_read_refuses_other_colours(tmp_path: Path) -> None:
     assert refused(path).startswith("expected 8-bit, 16-bit or 32-bit float samples, got int samples")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".gif"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
 def test_read_refuses_pages_and_frames(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
     frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
@@ -350,68 +350,6 @@ def test_hostile_files_read_or_raise() -> None:
     assert {name for name in outcomes if name.startswith("x")} == {
         path.name for path in (DATA / "hostile/pngsuite").glob("x*.png")
     }
-
-
-# atomic writing
-
-
-def test_existing_file_is_kept_unless_overwrite(tmp_path: Path) -> None:
-    path = tmp_path / "deep/er/a.png"
-    write_picture(path, picture(1))
-    before = path.read_bytes()
-    with pytest.raises(SynergicError, match=r"a\.png: exists; pass --overwrite to replace it"):
-        write_picture(path, picture(3))
-    assert path.read_bytes() == before
-    write_picture(path, picture(3), overwrite=True)
-    assert read_pixels(path).shape == (5, 7, 3)
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_file_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, save = tmp_path / "a.png", images._save
-
-    def save_late(*arguments: object) -> None:
-        save(*arguments)  # type: ignore[arg-type]
-        path.write_bytes(b"theirs")
-
-    monkeypatch.setattr(images, "_save", save_late)
-    for no_links in (False, True):
-        if no_links:
-            monkeypatch.setattr(os, "link", refuse_links)
-        path.unlink(missing_ok=True)
-        with pytest.raises(SynergicError, match="exists"):
-            write_picture(path, picture())
-        assert path.read_bytes() == b"theirs" and list(tmp_path.iterdir()) == [path]
-
-
-def refuse_links(source: object, target: object) -> None:
-    raise PermissionError(1, "Operation not permitted")
-
-
-def test_folder_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "link", refuse_links)
-    write_picture(tmp_path / "a.png", picture())
-    assert np.array_equal(read_pixels(tmp_path / "a.png"), picture().pixels)
-
-
-def test_failing_write_leaves_nothing(tmp_path: Path) -> None:
-    wide = Picture(np.zeros((1, 20_000, 3), np.uint8), None, {}, None)  # WebP ends at 16383
-    with pytest.raises(SynergicError, match=r"a\.webp: cannot be written: ") as error:
-        write_picture(tmp_path / "a.webp", wide)
-    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(SynergicError, match="cannot be written"):
-        write_picture(tmp_path / "file/a.png", picture())
-
-
-def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(images, "_publish", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_picture(tmp_path / "a.png", picture())
-    assert list(tmp_path.iterdir()) == []
 
 
 # folders

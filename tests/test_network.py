@@ -361,7 +361,7 @@ def test_fold_batch_norm_leaves_a_network_without_any() -> None:
         ({"stride": 0}, "stride: expected at least 1, got 0"),
         ({"key_stride": 0}, "key_stride: expected at least 1, got 0"),
         ({"halo": -4}, "halo: expected at least 0, got -4"),
-        ({"similarity_scale": 0.0}, "similarity_scale: expected more than 0, got 0.0"),
+        ({"similarity_scale": 0.0}, "similarity_scale: expected a finite number above 0, got 0.0"),
         ({"patch_size": 3}, "stride: expected at most the patch_size 3, got 4"),
         ({"window": 30}, "expected multiples of the strides' 4, got 30 and 8"),
         ({"window": 0}, "expected multiples of the strides' 4, got 0 and 8"),

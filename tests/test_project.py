@@ -13,13 +13,15 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
-    {"images", "attention", "config", "hardware", "muon"},
+    {"files"},
+    {"images", "attention", "config", "hardware", "muon", "guard"},
     {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations"},
     {"data", "restore"},
     {"engine", "evaluate", "train", "explain"},
     {"batch", "export"},
-    {"compare"},
+    {"compare", "desk"},
+    {"web"},
     {"cli"},
 ]
 """A module imports only from the floors below its own."""
@@ -60,7 +62,8 @@ def test_everything_exported_exists_and_the_package_imports_without_torch() -> N
 
 
 def test_documents_name_only_what_exists() -> None:
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    roots = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")]
+    for document in [*roots, *(ROOT / "docs").glob("*.md")]:
         text = document.read_text()
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (document.parent / link).exists(), f"{document.name}: {link}"

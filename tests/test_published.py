@@ -78,3 +78,19 @@ def test_photo_leaves_a_clean_picture_alone(photo: Restorer) -> None:
 def test_a_jpeg_does_not_get_worse(photo: Restorer) -> None:
     compressed = compress_jpeg(COLOUR, 80)
     assert psnr(photo(compressed), COLOUR) > psnr(compressed, COLOUR)
+
+
+@pytest.mark.parametrize(("quality", "before", "after"), [(10, 27.52, 29.12), (40, 31.72, 33.15)])
+def test_gray_jpeg(quality: int, before: float, after: float) -> None:
+    compressed = compress_jpeg(GRAY, quality)
+    assert psnr(compressed, GRAY) == pytest.approx(before, abs=0.01)
+    restored = Restorer.from_pretrained("gray-jpeg", device="cpu")(compressed, quality=quality)
+    assert psnr(restored, GRAY) == pytest.approx(after, abs=0.03)
+
+
+def test_gray_jpeg_helps_colour_too() -> None:
+    compressed = compress_jpeg(COLOUR, 20)
+    assert (
+        psnr(Restorer.from_pretrained("gray-jpeg", device="cpu")(compressed, quality=20), COLOUR)
+        > psnr(compressed, COLOUR) + 0.8
+    )

@@ -5,28 +5,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synergic.tiling import axis_spans, map_tiles
+from synergic.images import to_float
+from synergic.tiling import axis_spans, blend, map_tiles
 
 
-@given(length=st.integers(1, 5000), size=st.integers(128, 600), overlap=st.integers(4, 40))
-def test_spans_cover_the_axis_and_their_weights_sum_to_one(length: int, size: int, overlap: int) -> None:
+@given(
+    length=st.integers(1, 5000),
+    size=st.integers(128, 600),
+    overlap=st.integers(4, 40),
+    align=st.sampled_from([2, 8, 64, 512]),
+)
+def test_spans_cover_the_axis_and_their_weights_sum_to_one(length: int, size: int, overlap: int, align: int) -> None:
     total = np.zeros(length)
-    spans = axis_spans(length, size, overlap)
+    spans = axis_spans(length, size, overlap, align)
+    assert len(spans) == 1 or length > size
     for span in spans:
-        assert span.start % 2 == 0
-        assert 0 < span.stop - span.start <= size + 1
+        assert span.start % (align if align <= size - overlap else 2) == 0
+        assert 0 < span.stop - span.start <= size
         assert len(span.weights) == span.stop - span.start
         assert span.weights.min() >= 0
         total[span.start : span.stop] += span.weights
     np.testing.assert_allclose(total, 1, atol=1e-6)
     for before, after in pairwise(spans):
-        assert before.stop - after.start >= overlap - 2
+        assert before.stop - after.start == overlap
 
 
 def test_spans_by_hand() -> None:
     assert [(s.start, s.stop) for s in axis_spans(512, 512, 32)] == [(0, 512)]
-    assert [(s.start, s.stop) for s in axis_spans(1000, 512, 32)] == [(0, 358), (320, 678), (642, 1000)]
+    assert [(s.start, s.stop) for s in axis_spans(1000, 512, 32)] == [(0, 356), (324, 678), (646, 1000)]
     assert [(s.start, s.stop) for s in axis_spans(992, 512, 32)] == [(0, 512), (480, 992)]
+    assert [(s.start, s.stop) for s in axis_spans(1000, 512, 32, 64)] == [(0, 416), (384, 736), (704, 1000)]
+    assert [(s.start, s.stop) for s in axis_spans(200, 128, 48, 512)] == [(0, 124), (76, 200)], "no room: 2"
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
@@ -58,6 +67,27 @@ def test_integers_are_rounded_and_clipped() -> None:
     assert (mapped == 8).all()
     assert (map_tiles(lambda tile: tile + 2, np.zeros((2, 2, 1), np.uint16), 128, 32) == 65535).all()
     assert (map_tiles(lambda tile: tile + 2, np.zeros((2, 2, 1), np.float32), 128, 32) == 2).all()
+
+
+def test_blend_by_hand() -> None:
+    degraded, restored = np.array([100, 200], np.uint8), np.array([0.5, 1.5], np.float32)
+    assert blend(degraded, restored, 0.0).tolist() == [100, 200]
+    assert blend(degraded, restored, 0.5).tolist() == [114, 255]  # (100 + 127.5) / 2, and clipped
+    assert blend(degraded, restored, 1.0).tolist() == [128, 255]
+    exact = np.array([0.1, 0.7], np.float32)
+    assert (blend(exact * 3, exact, 1.0) == exact).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_blending_a_kept_result_gives_the_bytes_of_a_new_run(
+    dtype: type, strength: float, random: np.random.Generator
+) -> None:
+    top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
+    pixels: np.ndarray = (random.random((301, 257, 3)) * top).astype(dtype)
+    kept = map_tiles(np.square, to_float(pixels), 128, 32)
+    again = map_tiles(np.square, pixels, 128, 32, strength=strength)
+    assert (blend(pixels, kept, strength) == again).all()
 
 
 def test_progress_counts_every_tile() -> None:

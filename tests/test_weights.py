@@ -37,9 +37,12 @@ def test_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors.pop("head.bias"), r"head.bias: expected shape \(8,\), got none"),
-        (lambda tensors: tensors.update(extra=torch.zeros(1)), r"extra: expected shape none, got \(1,\)"),
-        (lambda tensors: tensors.update({"head.bias": torch.zeros(9)}), r"expected shape \(8,\), got \(9,\)"),
+        (lambda tensors: tensors.pop("head.bias"), r"head.bias: expected F32 \[8\], got none; the file"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), r"extra: expected none, got F32 \[1\]"),
+        (
+            lambda tensors: tensors.update({"head.bias": torch.zeros(9)}),
+            r"expected F32 \[8\], got F32 \[9\]",
+        ),
     ],
 )
 def test_tensors_must_fit_exactly(

@@ -8,7 +8,16 @@ from typing import Any, Literal
 
 from synergic.engine import restorer_from_onnx
 from synergic.errors import SynergicError
-from synergic.images import MAX_PIXELS, WRITABLE, Picture, find_pictures, read_picture, write_picture
+from synergic.files import remove_unfinished
+from synergic.images import (
+    MAX_PIXELS,
+    WRITABLE,
+    Picture,
+    check_writable,
+    find_pictures,
+    read_picture,
+    write_picture,
+)
 from synergic.restore import TILE_SIZE, Restorer
 from synergic.tiling import Progress
 from synergic.weights import Task, weights_for
@@ -98,8 +107,11 @@ def has_weights(task: Task, picture: Picture) -> bool:
 
 def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1, 1)) -> list[Job]:
     """One job per picture. `output` is a file if it has a picture's suffix and the input is one file; else a folder,
-    in which the folders of the input are mirrored. Shard (i, n) is every n-th job from the i-th on, i from 1."""
-    found = find_pictures(inputs)
+    in which the folders of the input are mirrored. Shard (i, n) is every n-th job from the i-th on, i from 1.
+
+    What lies in an output folder inside the input is no input. Raises SynergicError for an output that is an input.
+    """
+    found = find_pictures(inputs, apart=output)
     if not found:
         raise SynergicError(
             f"{inputs[0]}: expected pictures ({', '.join(sorted(WRITABLE))}), found none; check the path"
@@ -107,7 +119,12 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
     single = len(inputs) == 1 and inputs[0].is_file() and output.suffix.lower() in WRITABLE and not output.is_dir()
     jobs = [Job(source, output if single else output / relative) for source, relative in found]
     claimed: dict[Path, Path] = {}
+    sources = {_identity(source) for source, _ in found}
     for job in jobs:
+        if job.target.exists() and _identity(job.target) in sources:
+            raise SynergicError(
+                f"{job.target}: expected an output apart from the inputs, got one of them; choose another -o"
+            )
         if job.target in claimed:
             raise SynergicError(
                 f"{job.source}: expected an output name of its own, got {job.target} like {claimed[job.target]}; "
@@ -117,12 +134,19 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
     return jobs[shard[0] - 1 :: shard[1]]
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all names of a file: links, other spellings."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
 def restore_file(job: Job, options: Options, progress: Progress | None = None) -> dict[str, Any]:
     """Restore one file. Returns what was done; raises SynergicError and writes nothing if it cannot be."""
     started = time.monotonic()
     if job.target.exists() and not options.overwrite:
         raise SynergicError(f"{job.target}: exists; pass --overwrite to replace it, or --resume to skip it")
     picture = read_picture(job.source, max_pixels=options.max_pixels)
+    check_writable(job.target, picture)
     restorer = options.restorer(picture)
     pixels = restorer(
         picture.pixels,
@@ -147,13 +171,27 @@ def restore_file(job: Job, options: Options, progress: Progress | None = None) -
 def restore_files(
     jobs: Sequence[Job], options: Options, resume: bool = False, progress: Progress | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Restore many files; a file that fails becomes a result with its error, and the next one is taken."""
+    """Restore many files; a file that fails becomes a result with its error, and the next one is taken.
+
+    Several runs may share a folder: with `resume` each takes what no other has finished. What killed runs left
+    half-written beside the outputs is deleted.
+    """
+    for folder in {job.target.parent for job in jobs}:
+        remove_unfinished(folder)
     for job in jobs:
-        result: dict[str, Any] = {"input": str(job.source), "output": str(job.target)}
+        result = {"input": str(job.source), "output": str(job.target)}
         if resume and job.target.exists():
             yield result | {"status": "skipped"}
             continue
         try:
-            yield result | restore_file(job, options, progress)
+            done = restore_file(job, options, progress)
         except SynergicError as error:
-            yield result | {"status": "failed", "error": str(error)}
+            finished_elsewhere = resume and job.target.exists()
+            done = {"status": "skipped"} if finished_elsewhere else {"status": "failed", "error": str(error)}
+        except MemoryError:
+            reason = "expected enough memory for the whole picture, got less; restore it on a larger machine"
+            done = {"status": "failed", "error": f"{job.source}: {reason}"}
+        except Exception as error:  # a defect of ours must not keep the rest of the folder from being restored
+            reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; please report it"
+            done = {"status": "failed", "error": f"{job.source}: {reason}"}
+        yield result | done

@@ -1,6 +1,7 @@
 """The `synergic` command. Each subcommand imports what it needs, so that --help does not import torch."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ def main() -> None:
         fail(error.format_message())
     except SynergicError as error:
         fail(str(error))
+    except BrokenPipeError:  # whoever read stdout has gone, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
+        sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("synergic: interrupted; finished files are whole, go on with --resume", err=True)
         sys.exit(130)
@@ -48,8 +52,13 @@ def keep_freed_memory() -> None:
 
 def fail(message: str) -> None:
     """One line on stderr, exit code 2."""
-    click.echo(f"synergic: {' '.join(message.split())}", err=True)
+    click.echo(f"synergic: {one_line(message)}", err=True)
     sys.exit(2)
+
+
+def one_line(message: str) -> str:
+    """Without line breaks and control characters, which the name or the contents of a file may bring along."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
 
 
 @click.group(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -93,16 +102,21 @@ def restore(
     jobs = plan_jobs(inputs, output, parse_shard(shard))
     options = Options(**asked) if max_pixels is None else Options(**asked, max_pixels=max_pixels)
     options.check()
-    failed = 0
+    count = dict.fromkeys(("restored", "skipped", "failed"), 0)
     with Bars(len(jobs)) as bars:
-        for result in restore_files(jobs, options, resume, bars.tile):
-            bars.file(result["input"])
-            failed += result["status"] == "failed"
-            if as_json:
-                click.echo(json.dumps(result))
-            elif result["status"] == "failed":
-                bars.say(f"synergic: {result['error']}")
-    sys.exit(1 if failed else 0)
+        try:
+            for result in restore_files(jobs, options, resume, bars.tile):
+                bars.file(result["input"])
+                count[result["status"]] += 1
+                if as_json:
+                    click.echo(json.dumps(result))
+                elif result["status"] == "failed":
+                    bars.say(f"synergic: {result['error']}")
+        except KeyboardInterrupt:
+            told = ", ".join(f"{number} {status}" for status, number in count.items())
+            bars.say(f"synergic: {told}, {len(jobs) - sum(count.values())} not done")
+            raise
+    sys.exit(1 if count["failed"] else 0)
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -138,13 +152,13 @@ class Bars:
 
     def file(self, name: str) -> None:
         """Called after each file."""
-        self.files.set_description(Path(name).name[-30:])
+        self.files.set_description(one_line(Path(name).name[-30:]))
         self.files.update()
         self.tiles.reset()
 
     def say(self, line: str) -> None:
         """A line on stderr that leaves the bars whole."""
-        self.files.write(line, file=sys.stderr)
+        self.files.write(one_line(line), file=sys.stderr)
 
 
 @command.command()
@@ -194,6 +208,7 @@ def evaluate(
 ) -> None:
     """PSNR and SSIM on a folder of clean pictures, with the protocol beside the figures."""
     from synergic.evaluate import Protocol, evaluate
+    from synergic.files import whole_file
     from synergic.restore import Restorer
 
     chosen = Protocol(**protocol)
@@ -207,7 +222,8 @@ def evaluate(
         f"degraded {result['degraded_psnr']:.3f} dB; restored {result['psnr']:.3f} dB, SSIM {result['ssim']:.4f}"
     )
     if report is not None:
-        report.write_text(json.dumps(result, indent=1))
+        with whole_file(report, overwrite=True) as unfinished:
+            unfinished.write_text(json.dumps(result, indent=1))
 
 
 @command.command()
@@ -347,3 +363,27 @@ def export(name: str, target: Path, program: str | None, blind: bool, overwrite:
     for (height, width), error in errors.items():
         click.echo(f"{width} x {height} pixels: relative error {error:.1e}")
     click.echo(f"{target}: written")
+
+
+@command.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Name or address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 takes a free one.")
+@click.option("--max-bytes", "file_bytes", type=int, default=200_000_000, show_default=True, help="Largest file.")
+@click.option("--max-pixels", "pixels", type=int, default=50_000_000, show_default=True, help="Largest picture.")
+@click.option("--max-seconds", "seconds", type=float, default=1800, show_default=True, help="Longest run of a picture.")
+@click.option("--max-line", "line", type=int, default=16, show_default=True, help="Most pictures running or waiting.")
+def serve(host: str, port: int, **limits: Any) -> None:
+    """The page in the browser: drop a picture, compare, download. Ctrl-C ends it."""
+    try:
+        from synergic import web
+        from synergic.desk import Limits
+
+        with web.listen(host, port) as listening:
+            if not web.is_private(listening):
+                click.echo(f"synergic: warning: everyone who reaches {host} can use it; see SECURITY.md", err=True)
+            address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+            web.serve(listening, host, Limits(**limits), lambda: click.echo(f"{address} is ready; Ctrl-C ends it"))
+    except ModuleNotFoundError as error:
+        raise SynergicError(f"serve: expected {error.name}, got none; run pip install 'synergic[serve]'") from None
+    except KeyboardInterrupt:
+        click.echo(err=True)  # ends the terminal's ^C

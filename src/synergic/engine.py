@@ -6,6 +6,7 @@ Tiles, strength, ensemble and files are the restorer's own; PyTorch is left with
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -65,7 +66,7 @@ class OnnxNetwork:
     @classmethod
     def from_bytes(cls, model: bytes, source: Path) -> Self:
         """A model in one file; anything else raises SynergicError, which names `source`."""
-        onnx, runtime = _libraries()
+        onnx, runtime = require("onnx", "onnxruntime")
         try:
             parsed = onnx.load_model_from_string(model)
         except Exception:  # of protobuf, which is not imported here
@@ -125,11 +126,9 @@ def _parts(message: Any) -> Iterator[Any]:
                 yield from _parts(part)
 
 
-def _libraries() -> tuple[Any, Any]:
-    """onnx and onnxruntime, which are an extra."""
+def require(*names: str) -> list[Any]:
+    """Packages of the extra `onnx`, or SynergicError."""
     try:
-        import onnx
-        import onnxruntime
+        return [import_module(name) for name in names]
     except ModuleNotFoundError as error:
-        raise SynergicError(f"onnx: expected {error.name}, got none; run pip install 'synergic[onnx]'") from None
-    return onnx, onnxruntime
+        raise SynergicError(f"onnx: expected {error.name}, got no such package; pip install 'synergic[onnx]'") from None

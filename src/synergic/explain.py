@@ -283,6 +283,21 @@ def tile_around(at: int, length: int, tile_size: int) -> slice:
     return slice(start, min(start + tile_size, length))
 
 
+def bounds(share: np.ndarray) -> tuple[float, float]:
+    """The shares that the heat map's ends stand for: all but the outermost hundredths."""
+    low, high = np.quantile(share, (0.01, 0.99))
+    return float(low), float(high)
+
+
+def heat_picture(restorer: Restorer, pixels: np.ndarray) -> np.ndarray:
+    """The heat map as a picture of the same size, dark local, bright non-local. H W C -> uint8 H W 3."""
+    from matplotlib import colormaps
+
+    share = trade_off(restorer, pixels).share
+    low, high = bounds(share)
+    return colormaps[HEAT]((share - low) / max(high - low, 1e-6), bytes=True)[..., :3]
+
+
 def draw_pictures(
     figure: "SubFigure", degraded: np.ndarray, restored: np.ndarray, share: np.ndarray, queries: Sequence[Query]
 ) -> None:
@@ -291,7 +306,7 @@ def draw_pictures(
     show(axes[0], degraded, "degraded, with the queries and the reach of their keys")
     show(axes[1], restored, "restored")
     show(axes[2], None, f"share of the non-local branch in what is added, mean {share.mean():.2f}")
-    low, high = np.quantile(share, (0.01, 0.99))
+    low, high = bounds(share)
     heat = axes[2].imshow(share, cmap=HEAT, vmin=low, vmax=high)
     figure.colorbar(heat, ax=axes[2], label="0: all local, 1: all non-local", extend="both", shrink=0.9)
     for i, query in enumerate(queries, 1):

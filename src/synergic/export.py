@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from synergic.attention import patch_attention
-from synergic.engine import FORMAT, OnnxNetwork
+from synergic.engine import FORMAT, OnnxNetwork, require
 from synergic.errors import SynergicError
+from synergic.files import whole_file
 from synergic.network import UNKNOWN_STRENGTH, NonLocalAttention, SATNet, SATNetConfig, fold_batch_norm
 from synergic.weights import Card, load_weights
 
@@ -50,6 +51,7 @@ def export(
     for path in {target, beside}:
         if path.exists() and not overwrite:
             raise SynergicError(f"{path}: exists; pass --overwrite to replace it")
+    require("onnxscript")
     network, card = load_weights(name_or_path)
     if darktable:
         check_for_darktable(network.config, card, blind)
@@ -61,21 +63,18 @@ def export(
                 f"{target}: expected the network's output to a relative {TOLERANCE:g}, got {error:.1e} at "
                 f"{width} x {height} pixels; nothing was written"
             )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    if not darktable:
-        partial.write_bytes(model)
-    else:
-        config = darktable_config(card, inputs=2 if network.config.conditioned and not blind else 1)
-        described = json.dumps(config, indent=1)
+    config = darktable_config(card, inputs=2 if network.config.conditioned and not blind else 1)
+    described = json.dumps(config, indent=1)
+    if beside != target:
+        with whole_file(beside, overwrite=overwrite) as unfinished:
+            unfinished.write_text(described)
+    with whole_file(target, overwrite=overwrite) as unfinished:
         if target.suffix == ".onnx":
-            partial.write_bytes(model)
-            beside.write_text(described)
+            unfinished.write_bytes(model)
         else:
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr(f"{config['id']}/config.json", described)
                 archive.writestr(f"{config['id']}/model.onnx", model)
-    partial.replace(target)
     return errors
 
 

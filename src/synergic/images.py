@@ -6,7 +6,6 @@ picture starts its workers with "spawn" or "forkserver" (in a DataLoader, `multi
 
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +17,14 @@ import numpy as np
 import pyvips  # type: ignore[import-untyped]
 
 from synergic.errors import SynergicError
+from synergic.files import whole_file
 
-__all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "compress_jpeg", "find_pictures"]
+__all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "check_writable", "compress_jpeg", "find_pictures"]
 __all__ += ["from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
 
-pyvips.block_untrusted_set(True)
+pyvips.operation_block_set("VipsForeignLoad", True)  # no loader but these four, whatever a file says it is
+for _loader in ("VipsForeignLoadJpeg", "VipsForeignLoadPng", "VipsForeignLoadTiff", "VipsForeignLoadWebp"):
+    pyvips.operation_block_set(_loader, False)
 pyvips.cache_set_max(0)  # libvips would answer a second read of a path from memory, though the file has changed
 
 
@@ -35,7 +37,8 @@ class Picture:
     alpha: np.ndarray | None
     """H W, the same dtype"""
     metadata: Mapping[str, bytes | str | float]
-    """colour profile, EXIF, XMP, IPTC, comments and resolution under libvips' names, carried from read to write"""
+    """colour profile, EXIF, XMP, IPTC, comments and resolution under libvips' names, carried from read to write, and
+    "png-colour": the chunks of a PNG's colour space as they are"""
     jpeg_quality: int | None
     """1-100, the standard quality closest to a JPEG's luma quantisation table; None for every other format"""
 
@@ -66,6 +69,8 @@ MAX_PIXELS = 500_000_000
 _DTYPES = {"uchar": "uint8", "ushort": "uint16", "float": "float32"}
 _CHANNELS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "scrgb": 3}
 _KEPT = re.compile(r"(icc-profile|exif|xmp|iptc|photoshop)-data|image-description|png-comment-.*|resolution-unit")
+_PNG_COLOUR = (b"cHRM", b"cICP", b"cLLI", b"gAMA", b"mDCV", b"sRGB")  # libvips carries none of them
+_XMP_TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 _HARMLESS = re.compile(r"extraneous bytes|JFIF revision|Adobe color transform|Invalid SOS parameters|^\s*$")
 _UNKNOWN_RESOLUTION = 1.0  # pixels per mm: what libvips says of a file that has none
 
@@ -81,15 +86,18 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     gray or RGB in 8-bit, 16-bit or 32-bit float samples.
     """
     with _one_line(path, "read"):
-        image = _open(path)
-        _refuse_unsupported(path, image, max_pixels)
-        is_jpeg = image.get("vips-loader").startswith("jpegload")
-        samples = _upright(_decode_jpeg(path) if is_jpeg else _decode(image), _field(image, "orientation", 1))
+        source = _source(path)
+        image = _open(source)
+        loader = image.get("vips-loader")
+        png_chunks = _png_chunks(path) if loader.startswith("pngload") else {}
+        _refuse_unsupported(path, image, png_chunks, max_pixels)
+        is_jpeg = loader.startswith("jpegload")
+        samples = _upright(_decode_jpeg(source) if is_jpeg else _decode(image), _field(image, "orientation", 1))
         channels = _CHANNELS[image.interpretation]
         return Picture(
             pixels=samples[:, :, :channels],
             alpha=samples[:, :, channels] if image.bands > channels else None,
-            metadata=_metadata(image),
+            metadata=_metadata(image, png_chunks),
             jpeg_quality=_jpeg_quality(path) if is_jpeg else None,
         )
 
@@ -99,16 +107,20 @@ def read_pixels(path: Path) -> np.ndarray:
     return read_picture(path).pixels
 
 
-def find_pictures(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
+def find_pictures(inputs: Sequence[Path], apart: Path | None = None) -> list[tuple[Path, Path]]:
     """All pictures that `inputs` name, each with its path relative to the folder given, or its bare name for a file.
 
     Folders are searched recursively, sorted, for files with a suffix in READABLE; hidden files and folders are passed
-    over. A file named outright is taken whatever its suffix. Raises SynergicError for an input that does not exist.
+    over, and so is the folder `apart` where it lies inside one of them. A file named outright is taken whatever its
+    suffix. Raises SynergicError for an input that does not exist.
     """
     found: list[tuple[Path, Path]] = []
     for given in inputs:
         if given.is_dir():
             relative = sorted(path.relative_to(given) for path in given.rglob("*") if _is_picture(path, given))
+            if apart is not None and given.resolve() in apart.resolve().parents:
+                inside = apart.resolve().relative_to(given.resolve())
+                relative = [name for name in relative if not name.is_relative_to(inside)]
             found += [(given / name, name) for name in relative]
         elif given.exists():
             found.append((given, Path(given.name)))
@@ -137,21 +149,32 @@ def _one_line(path: Path, done: str) -> Iterator[None]:
         raise SynergicError(f"{path}: cannot be {done}: {error.strerror}; check the path and its rights") from error
 
 
-def _open(path: Path, fail_on: str = "error") -> pyvips.Image:
-    """Read the header. A source, since libvips takes 'a[b]' in a file's name for options."""
+def _source(path: Path) -> pyvips.Source:
+    """What libvips reads from: not the file's name, in which it would take 'a[b]' for options.
+
+    A JPEG or WebP is read into memory: libvips would map the file, and if it shrank meanwhile, the process would end.
+    """
     if not path.is_file():
         raise SynergicError(f"{path}: expected a picture file, but there is none; check the path")
-    source = pyvips.Source.new_from_file(os.fsencode(path))
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head.startswith(b"\xff\xd8") or head.endswith(b"WEBP"):
+            return pyvips.Source.new_from_memory(head + file.read())
+    return pyvips.Source.new_from_file(os.fsencode(path))
+
+
+def _open(source: pyvips.Source, fail_on: str = "error") -> pyvips.Image:
+    """Read the header; pixels are decoded later."""
     return pyvips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
 
 
-def _refuse_unsupported(path: Path, image: pyvips.Image, max_pixels: int) -> None:
+def _refuse_unsupported(path: Path, image: pyvips.Image, png_chunks: Mapping[bytes, bytes], max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         size = f"{image.width} x {image.height}"
         raise SynergicError(f"{path}: expected at most {max_pixels:,} pixels, got {size}; raise max_pixels to read it")
-    pages = _field(image, "n-pages", 1)
-    if image.get("vips-loader").startswith("pngload"):
-        pages = _png_frames(path)
+    pages = _field(image, "n-pages", 1) + _field(image, "n-subifds", 0)  # a raw photograph hides behind its thumbnail
+    if b"acTL" in png_chunks:  # libvips would silently read the first frame, or the still picture beside the animation
+        pages = int.from_bytes(png_chunks[b"acTL"][8:12], "big") + (b"fcTL" not in png_chunks)
     if pages > 1:
         raise SynergicError(f"{path}: expected one picture, got {pages} pages or frames; split it into files first")
     extra = image.bands - _CHANNELS.get(image.interpretation, image.bands + 1)
@@ -171,14 +194,14 @@ def _decode(image: pyvips.Image) -> np.ndarray:
     return samples.reshape(image.height, image.width, image.bands)
 
 
-def _decode_jpeg(path: Path) -> np.ndarray:
+def _decode_jpeg(source: pyvips.Source) -> np.ndarray:
     """H W bands. libjpeg only warns where data is missing and paints it gray: such a warning is an error here."""
     try:
-        return _decode(_open(path, fail_on="warning"))
+        return _decode(_open(source, fail_on="warning"))
     except pyvips.Error as error:
         if not all(_HARMLESS.search(line) for line in error.detail.splitlines()):
             raise
-    return _decode(_open(path))
+    return _decode(_open(source))
 
 
 def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
@@ -196,9 +219,14 @@ def _field(image: pyvips.Image, name: str, default: Any) -> Any:
     return image.get(name) if image.get_typeof(name) else default
 
 
-def _metadata(image: pyvips.Image) -> dict[str, bytes | str | float]:
-    """What `write_picture` hands on: what `_KEPT` names, and "xres" and "yres" in pixels per mm where known."""
+def _metadata(image: pyvips.Image, png_chunks: Mapping[bytes, bytes]) -> dict[str, bytes | str | float]:
+    """What `write_picture` hands on: what `_KEPT` names, a PNG's colour space, and "xres" and "yres" in pixels per mm
+    where known."""
     metadata = {name: image.get(name) for name in image.get_fields() if _KEPT.fullmatch(name)}
+    if colour := b"".join(png_chunks[name] for name in _PNG_COLOUR if name in png_chunks):
+        metadata["png-colour"] = colour
+    if "xmp-data" in metadata and _field(image, "orientation", 1) != 1:  # some readers turn a picture by its XMP
+        metadata["xmp-data"] = _XMP_TURNED.sub(rb"\g<1>1", metadata["xmp-data"])
     for name in [name for name, value in metadata.items() if isinstance(value, str) and "\ufffd" in value]:
         del metadata[name]  # a comment that is not UTF-8: pyvips has lost its letters
     for name, tag in (("xres", "exif-ifd0-XResolution"), ("yres", "exif-ifd0-YResolution")):
@@ -220,15 +248,18 @@ def _exif_resolution(image: pyvips.Image, tag: str) -> float:
     return resolution / (10 if centimetres else 25.4)
 
 
-def _png_frames(path: Path) -> int:
-    """How many frames a PNG announces (APNG's acTL chunk): libvips would silently read the first."""
+def _png_chunks(path: Path) -> dict[bytes, bytes]:
+    """The chunks before a PNG's pixels that tell its colour space or an animation: length, name, contents, checksum."""
+    chunks = {}
     with path.open("rb") as file:
         file.seek(8)
         while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
-            if head[4:] == b"acTL":
-                return int.from_bytes(file.read(4), "big")
-            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
-    return 1
+            size = int.from_bytes(head[:4], "big") + 4
+            if head[4:] in (*_PNG_COLOUR, b"acTL", b"fcTL") and size <= 36:  # the longest is 32 bytes
+                chunks[head[4:]] = head + file.read(size)
+            else:
+                file.seek(size, os.SEEK_CUR)
+    return chunks
 
 
 def compress_jpeg(pixels: np.ndarray, quality: int, *, subsampling: bool = False) -> np.ndarray:
@@ -316,16 +347,13 @@ def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> N
     if writing fails; no part of a file is left behind.
     """
     form = _choose_format(path, picture)
-    with _one_line(path, "written"):
-        if path.exists() and not overwrite:
-            raise SynergicError(_exists(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".synergic-{secrets.token_hex(8)}{path.suffix.lower()}")
-        try:
-            _save(temporary, picture, form)
-            _publish(temporary, path, overwrite)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _one_line(path, "written"), whole_file(path, overwrite=overwrite) as unfinished:
+        _save(unfinished, picture, form)
+
+
+def check_writable(path: Path, picture: Picture) -> None:
+    """Raise the SynergicError that `write_picture` would for a format that cannot hold the picture: before the work."""
+    _choose_format(path, picture)
 
 
 def _choose_format(path: Path, picture: Picture) -> _Format:
@@ -348,10 +376,6 @@ def _formats_for(dtype: str, alpha: np.ndarray | None) -> str:
     return f"write {' or '.join(form.name for form in able)} instead"
 
 
-def _exists(path: Path) -> str:
-    return f"{path}: exists; pass --overwrite to replace it"
-
-
 def _save(path: Path, picture: Picture, form: _Format) -> None:
     image = _to_image(picture.pixels)
     if picture.alpha is not None:
@@ -369,7 +393,13 @@ def _save(path: Path, picture: Picture, form: _Format) -> None:
     keep = pyvips.ForeignKeep.ALL
     if "exif-data" not in picture.metadata and not ("xres" in picture.metadata and form in (_JPEG, _WEBP)):
         keep &= ~pyvips.ForeignKeep.EXIF  # libvips would make it up; JPEG and WebP need it for the resolution
-    image.write_to_file(os.fsencode(path), keep=keep, **options)
+    colour = picture.metadata.get("png-colour")
+    if form is not _PNG or not isinstance(colour, bytes):
+        image.write_to_file(os.fsencode(path), keep=keep, **options)
+        return
+    encoded = memoryview(image.write_to_buffer(".png", keep=keep, **options))
+    with path.open("wb") as file:
+        file.writelines([encoded[:33], colour, encoded[33:]])  # after signature and header
 
 
 def _to_image(pixels: np.ndarray) -> pyvips.Image:
@@ -380,23 +410,6 @@ def _to_image(pixels: np.ndarray) -> pyvips.Image:
     gray, colour = ("grey16", "rgb16") if band_format == "ushort" else ("b-w", "srgb")
     image = pyvips.Image.new_from_memory(pixels, width, height, channels, band_format)
     return image.copy(interpretation=gray if channels == 1 else colour)
-
-
-def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
-    """Give the finished file its name. A hard link, unlike a rename, refuses a name that is taken."""
-    if overwrite:
-        temporary.replace(path)
-        return
-    try:
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            raise
-        except OSError:  # exFAT and some network folders know no hard links: claim the name, then take it
-            path.open("xb").close()
-            temporary.replace(path)
-    except FileExistsError as error:
-        raise SynergicError(_exists(path)) from error
 
 
 # ---- depth

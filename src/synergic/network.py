@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import chain, pairwise
-from math import lcm, log
+from math import inf, lcm, log
 from typing import Literal
 
 import torch
@@ -71,12 +71,15 @@ class SATNetConfig:
     """How far beyond its window a query sees, in feature pixels."""
 
     def __post_init__(self) -> None:
-        least = {"channels": 4, "halo": 0}
+        least, most = {"channels": 4, "halo": 0}, {"blocks": 64, "depth": 64}  # bounded: a file may ask for any network
         for name in ("channels", "blocks", "depth", "embedding", "patch_size", "stride", "key_stride", "halo"):
-            if getattr(self, name) < least.get(name, 1):
-                raise ValueError(f"{name}: expected at least {least.get(name, 1)}, got {getattr(self, name)}")
-        if self.similarity_scale <= 0:
-            raise ValueError(f"similarity_scale: expected more than 0, got {self.similarity_scale}")
+            value, low, high = getattr(self, name), least.get(name, 1), most.get(name, 1024)
+            if value < low:
+                raise ValueError(f"{name}: expected at least {low}, got {value}")
+            if value > high:
+                raise ValueError(f"{name}: expected at most {high}, got {value}")
+        if not 0 < self.similarity_scale < inf:
+            raise ValueError(f"similarity_scale: expected a finite number above 0, got {self.similarity_scale}")
         if self.nonlocal_attention == "patch" and self.stride > self.patch_size:
             raise ValueError(f"stride: expected at most the patch_size {self.patch_size}, got {self.stride}")
         step = lcm(self.stride, self.key_stride) if self.nonlocal_attention == "patch" else 1

@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -24,11 +22,12 @@ from synergic.config import read_config
 from synergic.data import Batch, Crops, read_folder, to_uint8
 from synergic.degradations import JPEG, CameraNoise, GaussianNoise
 from synergic.errors import SynergicError
+from synergic.files import remove_unfinished
 from synergic.hardware import describe, has_bfloat16, pick_device
 from synergic.metrics import psnr
 from synergic.muon import Muon
 from synergic.network import EDITIONS, SATNet, SATNetConfig, count_parameters
-from synergic.weights import Card, Task, load_weights, save_weights
+from synergic.weights import Card, Task, load_weights, open_safetensors, save_tensors, save_weights
 
 DEGRADATIONS: dict[Task, type[GaussianNoise | CameraNoise | JPEG]] = {
     "denoise": GaussianNoise,
@@ -243,6 +242,7 @@ class State:
 
     def __init__(self, recipe: Recipe, run: Path, fabric: Fabric, resume: bool) -> None:
         self.recipe, self.run, self.path, self.fabric = recipe, run, run / "state.safetensors", fabric
+        remove_unfinished(run)
         if self.path.exists() and not resume:
             raise SynergicError(
                 f"{run}: expected a new folder, got one with a training state; pass --resume or another -o"
@@ -278,28 +278,37 @@ class State:
         return named
 
     def save(self, seconds: float) -> None:
-        """Write state and weights, each whole or not at all; `seconds` were spent since the last time."""
+        """Write weights and state, each whole or not at all; `seconds` were spent since the last time.
+
+        The state comes last: a run that is killed in between goes on from the older one and writes the rest again.
+        """
         self.seconds += seconds
         if not self.fabric.is_global_zero:
             return
-        self.run.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
+        save_weights(self.run / "weights.safetensors", self.averaged, self.card())
         tensors = {
             key: tensor.cpu().clone(memory_format=torch.contiguous_format) for key, tensor in self.tensors().items()
         }
-        counts = {key: str(getattr(self, key)) for key in COUNTS}
-        save_file(tensors, partial, counts)
-        partial.replace(self.path)
-        save_weights(self.run / "weights.safetensors", self.averaged, self.card())
+        save_tensors(self.path, tensors, {key: str(getattr(self, key)) for key in COUNTS})
         self.write_row()
 
-    @torch.no_grad()
     def load(self) -> None:
         """Go on from the saved state."""
         if not self.path.exists():
             raise SynergicError(f"{self.path}: expected a training state to resume, found none; start without --resume")
-        with safe_open(self.path, framework="pt") as file:
-            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with open_safetensors(self.path) as file:
+            metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        try:
+            self.take(metadata, tensors)
+        except (KeyError, ValueError, RuntimeError):  # a tensor that is not there, no number, another shape
+            raise SynergicError(
+                f"{self.path}: expected the state of a run of this recipe, got another's or a damaged one; "
+                "resume with the recipe that the run was started with"
+            ) from None
+
+    @torch.no_grad()
+    def take(self, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+        """Become the state that these tensors hold."""
         for key, kind in COUNTS.items():
             setattr(self, key, kind(metadata[key]))
         self.network.load_state_dict(_below(tensors, "network."))
@@ -308,6 +317,8 @@ class State:
             values = optimizer.state_dict()
             for index, parameter in enumerate(chain.from_iterable(g["params"] for g in optimizer.param_groups)):
                 own = _below(tensors, f"optimizer.{number}.{index}.")
+                if not own:
+                    raise KeyError(f"optimizer.{number}.{index}")
                 for key, moment in own.items():  # the fused AdamW needs them in the parameter's memory order
                     if moment.shape == parameter.shape:
                         own[key] = torch.empty_like(parameter).copy_(moment)

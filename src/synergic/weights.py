@@ -9,14 +9,20 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from synergic.config import read_config
 from synergic.errors import SynergicError
+from synergic.files import whole_file
 from synergic.network import SATNet, SATNetConfig
 
 Task = Literal["denoise", "photo", "jpeg"]
 
 FORMAT = "synergic-1"
+MAX_BYTES = 1 << 30
+"""The largest file that is opened as weights: two hundred times the published ones."""
+
+_TYPES = {torch.float32: "F32", torch.int64: "I64"}  # as safetensors writes the types that a network holds
 
 
 @dataclass(frozen=True)
@@ -51,32 +57,45 @@ def save_weights(path: Path, network: SATNet, card: Card) -> None:
     """Write a network and its card as one file; it appears whole or not at all."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
     metadata = {"format": FORMAT, "config": json.dumps(asdict(network.config)), "card": json.dumps(asdict(card))}
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, partial, metadata)
-    partial.replace(path)
+    save_tensors(path, tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, replacing an older one; it appears whole or not at all. Raises SynergicError."""
+    with whole_file(path, overwrite=True) as unfinished:
+        try:
+            save_file(tensors, unfinished, metadata)
+        except SafetensorError as error:
+            raise SynergicError(f"{path}: cannot be written: {error}; check the free space") from error
 
 
 def load_weights(name_or_path: str | Path) -> tuple[SATNet, Card]:
-    """The network (evaluation mode, CPU) and the card of published weights or of a file. Strict: every tensor
-    must be there, of the right shape, and no other."""
+    """The network (evaluation mode, CPU) and the card of published weights or of a file. Strict: every tensor must be
+    there, of the right type and shape, finite, and no other. No code in a file is run, whatever the file is.
+    """
     path = find_weights(name_or_path)
     config, card = read_header(path)
-    network = SATNet(config).eval()
-    with _opened(path) as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    expected = {key: tensor.shape for key, tensor in network.state_dict().items()}
-    for key in expected.keys() | tensors.keys():
-        want, got = expected.get(key), tensors[key].shape if key in tensors else None
-        if want != got:
-            raise SynergicError(f"{path}: {key}: expected shape {_shape(want)}, got {_shape(got)}; the file is damaged")
-    network.load_state_dict(tensors)
+    with torch.device("meta"):  # no memory before the file has shown that it holds such a network
+        network = SATNet(config).eval()
+    expected = {key: f"{_TYPES[tensor.dtype]} {list(tensor.shape)}" for key, tensor in network.state_dict().items()}
+    with open_safetensors(path) as file:
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        held = {key: f"{part.get_dtype()} {part.get_shape()}" for key, part in slices.items()}
+        for key in sorted(expected.keys() | held.keys()):
+            want, got = expected.get(key, "none"), held.get(key, "none")
+            if want != got:
+                raise SynergicError(f"{path}: {key}: expected {want}, got {got}; the file is damaged")
+        tensors = {key: file.get_tensor(key) for key in expected}
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise SynergicError(f"{path}: {key}: expected finite values, got NaN or infinity; the file is damaged")
+    network.to_empty(device="cpu").load_state_dict(tensors)
     return network, card
 
 
 def read_header(path: Path) -> tuple[SATNetConfig, Card]:
     """Configuration and card of a weights file, without its tensors."""
-    with _opened(path) as file:
+    with open_safetensors(path) as file:
         metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT:
         found = metadata.get("format", "none")
@@ -85,7 +104,9 @@ def read_header(path: Path) -> tuple[SATNetConfig, Card]:
         )
     try:
         config, card = json.loads(metadata["config"]), json.loads(metadata["card"])
-    except (KeyError, json.JSONDecodeError):
+        if not (isinstance(config, dict) and isinstance(card, dict)):
+            raise ValueError
+    except (KeyError, ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
         raise SynergicError(
             f"{path}: expected a configuration and a card, got an incomplete header; the file is damaged"
         ) from None
@@ -125,12 +146,12 @@ def find_weights(name_or_path: str | Path) -> Path:
     return path
 
 
-def _opened(path: Path) -> Any:
+def open_safetensors(path: Path) -> Any:
+    """The open file: a context manager with `metadata()`, `keys()` and `get_tensor(key)`. Raises SynergicError."""
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise SynergicError(f"{path}: expected a safetensors file of at most {MAX_BYTES:,} bytes, got {size:,}")
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise SynergicError(f"{path}: expected a safetensors file, got one that does not open ({error})") from None
-
-
-def _shape(shape: torch.Size | None) -> str:
-    return "none" if shape is None else str(tuple(shape))

@@ -1,0 +1,82 @@
+"""Files that appear whole or not at all, and what a run that was killed leaves behind."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from synergic.errors import SynergicError
+
+try:
+    import fcntl
+except ImportError:  # Windows, which refuses to delete a file that is open: the lock comes with the handle
+    fcntl = None  # type: ignore[assignment]
+
+_UNFINISHED = ".synergic-"
+
+
+@contextmanager
+def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A file to write to, which takes the name `path` when the block ends, and is deleted when the block raises.
+
+    Under `path` there is at any moment the old file, none, or the whole new one, also after a kill or a loss of power.
+    Until then the file has a hidden name in the same folder and the same suffix. Parent folders are created.
+
+    Raises SynergicError if the file exists and not `overwrite`, or if the system cannot write it.
+    """
+    unfinished = path.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}{path.suffix.lower()}")
+    try:
+        if path.exists() and not overwrite:
+            raise SynergicError(_exists(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with unfinished.open("xb") as file:
+                with suppress(OSError):  # a file system without locks
+                    _lock(file)
+                yield unfinished
+                os.fsync(file.fileno())  # the name must not reach the disk before the contents
+            _publish(unfinished, path, overwrite)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise SynergicError(
+            f"{path}: cannot be written: {reason}; check the path, its rights and free space"
+        ) from error
+
+
+def _exists(path: Path) -> str:
+    return f"{path}: exists; pass --overwrite to replace it"
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed runs left half-written in `folder`: hidden files that no living run holds locked."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        with suppress(OSError), path.open("r+b") as file:  # locked, gone meanwhile, or not ours to delete
+            _lock(file)
+            path.unlink()
+
+
+def _lock(file: IO[Any]) -> None:
+    """Lock for as long as the file is open. Raises OSError if another process holds it."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _publish(unfinished: Path, path: Path, overwrite: bool) -> None:
+    """Give the finished file its name. A hard link, unlike a rename, refuses a name that is taken."""
+    if overwrite:
+        unfinished.replace(path)
+        return
+    try:
+        try:
+            os.link(unfinished, path)
+        except FileExistsError:
+            raise
+        except OSError:  # exFAT and some network folders know no hard links: claim the name, then take it
+            path.open("xb").close()
+            unfinished.replace(path)
+    except FileExistsError as error:
+        raise SynergicError(_exists(path)) from error

@@ -1,0 +1,122 @@
+"""Files appear whole or not at all, and what killed runs leave is known and deleted."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from synergic.errors import SynergicError
+from synergic.files import remove_unfinished, whole_file
+
+
+def write(path: Path, text: str, overwrite: bool = False) -> None:
+    with whole_file(path, overwrite=overwrite) as unfinished:
+        unfinished.write_text(text)
+
+
+def test_an_existing_file_is_kept_unless_overwrite(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "a.txt"
+    write(path, "first")
+    with pytest.raises(SynergicError, match=r"a\.txt: exists; pass --overwrite to replace it"):
+        write(path, "second")
+    assert path.read_text() == "first"
+    write(path, "second", overwrite=True)
+    assert path.read_text() == "second"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_nothing_is_seen_under_the_name_before_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.PNG"
+    with whole_file(path) as unfinished:
+        unfinished.write_text("half")
+        assert not path.exists()
+        assert unfinished.name.startswith(".synergic-") and unfinished.suffix == ".png"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_a_file_that_appears_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hard_links: bool
+) -> None:
+    if not hard_links:
+        monkeypatch.setattr(os, "link", refuse_links)
+    path = tmp_path / "a.txt"
+    with pytest.raises(SynergicError, match="exists"), whole_file(path) as unfinished:
+        unfinished.write_text("ours")
+        path.write_text("theirs")
+    assert path.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def refuse_links(source: object, target: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_a_folder_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", refuse_links)
+    write(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), ValueError("broken")])
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path, raised: BaseException) -> None:
+    (tmp_path / "old.txt").write_text("old")
+    for name, overwrite in (("new.txt", False), ("old.txt", True)):
+        with pytest.raises(type(raised)), whole_file(tmp_path / name, overwrite=overwrite) as unfinished:
+            unfinished.write_text("half")
+            raise raised
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SynergicError, match=r"file/a\.txt: cannot be written: .*; check the path, its rights"):
+        write(tmp_path / "file" / "a.txt", "")
+    monkeypatch.setattr(os, "fsync", refuse_space)
+    with pytest.raises(SynergicError, match=r"a\.txt: cannot be written: No space left on device; .*free space"):
+        write(tmp_path / "a.txt", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def refuse_space(descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_the_contents_reach_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "a.txt", []
+
+    def remember(descriptor: int) -> None:
+        seen.append((path.exists(), os.fstat(descriptor).st_size))
+
+    monkeypatch.setattr(os, "fsync", remember)
+    write(path, "12345")
+    assert seen == [(False, 5)]
+
+
+def test_files_of_a_killed_run_are_deleted_and_those_of_a_living_one_kept(tmp_path: Path) -> None:
+    code = "import os, sys, pathlib, synergic.files as f\n"
+    code += "with f.whole_file(pathlib.Path(sys.argv[1])) as unfinished: unfinished.write_text('half'); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], check=False).returncode == 9
+    (killed,) = tmp_path.iterdir()
+    assert killed.name.startswith(".synergic-")
+    (tmp_path / ".hidden.png").write_text("not ours")
+    with whole_file(tmp_path / "b.png") as living:
+        remove_unfinished(tmp_path)
+        assert not killed.exists()
+        assert living.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden.png", "b.png"]
+    remove_unfinished(tmp_path / "no folder")
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    write(tmp_path / "a.txt", "whole")
+    (tmp_path / ".synergic-1.png").write_text("whose?")
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".synergic-1.png", "a.txt"]
