@@ -357,8 +357,10 @@ def train(
 @click.option("--overwrite", is_flag=True, help="Replace a model that exists.")
 def export(name: str, target: Path, program: str | None, blind: bool, overwrite: bool) -> None:
     """Write weights as an ONNX model, checked against the network in numbers."""
-    from synergic.export import export
-
+    try:
+        from synergic.export import export
+    except ModuleNotFoundError as error:
+        raise SynergicError(f"export: expected {error.name}, got none; run pip install 'synergic[onnx]'") from None
     errors = export(name, target, darktable=program == "darktable", blind=blind, overwrite=overwrite)
     for (height, width), error in errors.items():
         click.echo(f"{width} x {height} pixels: relative error {error:.1e}")

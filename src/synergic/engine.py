@@ -43,14 +43,8 @@ def restorer_from_onnx(
     except OSError as error:
         raise SynergicError(f"{path}: expected a model written by `synergic export`, got {error.strerror}") from None
     network = OnnxNetwork.from_bytes(model, path)
-    return Restorer(
-        network,
-        network.card,  # type: ignore[arg-type]  # called as a SATNet is
-        torch.device("cpu"),
-        torch.float32,
-        tile_size,
-        ensemble,
-    )
+    called_alike: Any = network  # a restorer calls its network and reads its configuration, no more
+    return Restorer(called_alike, network.card, torch.device("cpu"), torch.float32, tile_size, ensemble)
 
 
 @dataclass(frozen=True)
@@ -131,4 +125,4 @@ def require(*names: str) -> list[Any]:
     try:
         return [import_module(name) for name in names]
     except ModuleNotFoundError as error:
-        raise SynergicError(f"onnx: expected {error.name}, got no such package; pip install 'synergic[onnx]'") from None
+        raise SynergicError(f"engine onnx: expected {error.name}, got none; run pip install 'synergic[onnx]'") from None

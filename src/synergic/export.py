@@ -17,17 +17,20 @@ from math import ceil, lcm
 from pathlib import Path
 from typing import Any
 
+import onnxscript
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from synergic.attention import patch_attention
-from synergic.engine import FORMAT, OnnxNetwork, require
+from synergic.engine import FORMAT, OnnxNetwork
 from synergic.errors import SynergicError
 from synergic.files import whole_file
 from synergic.network import UNKNOWN_STRENGTH, NonLocalAttention, SATNet, SATNetConfig, fold_batch_norm
 from synergic.weights import Card, load_weights
 
 OPSET = 20
+op: Any = onnxscript.opset20
 SIZES = (1, 1), (7, 5), (65, 97), (256, 256), (300, 500)
 """Heights and widths at which an export is compared with its network: odd, smaller than a patch, than a window."""
 TOLERANCE = 1e-4
@@ -51,7 +54,6 @@ def export(
     for path in {target, beside}:
         if path.exists() and not overwrite:
             raise SynergicError(f"{path}: exists; pass --overwrite to replace it")
-    require("onnxscript")
     network, card = load_weights(name_or_path)
     if darktable:
         check_for_darktable(network.config, card, blind)
@@ -100,6 +102,7 @@ def traced(network: SATNet, card: Card, blind: bool) -> bytes:
             verbose=False,
         )
     assert program is not None
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces, with the paths of this machine
     metadata = {"format": FORMAT, "config": json.dumps(asdict(network.config)), "card": json.dumps(asdict(card))}
     program.model.metadata_props.update(metadata)
     return program.model_proto.SerializeToString()
@@ -226,13 +229,11 @@ def _(q: Tensor, k: Tensor, v: Tensor, *sizes: int) -> Tensor:  # noqa: ARG001
 def attention_in_onnx(
     q: Any, k: Any, v: Any, patch_size: int, stride: int, key_stride: int, window: int | None = None, halo: int = 0
 ) -> Any:
-    """`patch_attention` in ONNX operators. All windows at once; q is scaled already.
+    """`patch_attention` in ONNX operators; q is scaled already.
 
     Shape letters beside those of attention.py: R rows and S columns of windows; a b query patches, c d key patches of a
     window; i j pixels of a patch. Sizes are int64 scalars that the model computes as it runs.
     """
-    from onnxscript import opset20 as op
-
     step = lcm(stride, key_stride)
     n, height, width = (_size(q, axis) for axis in range(3))
     longer = op.Max(height, width)
@@ -243,68 +244,107 @@ def attention_in_onnx(
         whole = op.LessOrEqual(longer, op.Constant(value_int=window + 2 * halo))
         side = op.Where(whole, whole_size, op.Constant(value_int=window))
         reach = op.Where(whole, op.Constant(value_int=0), op.Constant(value_int=halo))
-    counts = [_ceil_div(length, side) for length in (height, width)]  # R, S
+    rows, columns = _ceil_div(height, side), _ceil_div(width, side)  # R, S
+    own = op.Div(side, op.Constant(value_int=stride))  # a, b
+    seen = op.Div(side + reach + reach, op.Constant(value_int=key_stride))  # c, d
 
-    queries = _window_patches(q, counts, patch_size, stride, side, op.Constant(value_int=0))  # N R S a*b D
-    keys, values = (_window_patches(x, counts, patch_size, key_stride, side, reach) for x in (k, v))  # N R S c*d D
-    similarity = op.MatMul(queries, op.Transpose(keys, perm=[0, 1, 2, 4, 3]))  # N R S a*b c*d
-    outside = _outside(height, width, counts, key_stride, side, reach)  # R S 1 c*d
-    attended = op.MatMul(op.Softmax(op.Add(similarity, outside), axis=-1), values)  # N R S a*b D
-
-    own = op.Div(side, op.Constant(value_int=stride))
-    split = _shape(n, *counts, own, own, patch_size, patch_size, -1)
-    joined = op.Transpose(op.Reshape(attended, split), perm=[0, 1, 3, 2, 4, 5, 6, 7])  # N R a S b i j C
-    grid = _shape(n, counts[0] * own, counts[1] * own, patch_size, patch_size, -1)
+    q, query_places = _padded(q, rows, columns, patch_size, stride, side, op.Constant(value_int=0))
+    k, key_places = _padded(k, rows, columns, patch_size, key_stride, side, reach)
+    v, _ = _padded(v, rows, columns, patch_size, key_stride, side, reach)
+    area, channels = patch_size * patch_size, v.shape[3]
+    strips = attend_in_strips(
+        q,
+        k,
+        v,
+        rows,
+        *query_places,
+        *key_places,
+        _outside(height, width, rows, columns, key_stride, side, reach),
+        _shape(n, columns, own * own, area * q.shape[3]),
+        _shape(n, columns, seen * seen, area * q.shape[3]),
+        _shape(n, columns, seen * seen, area * channels),
+        _shape(n, columns, own, own, patch_size, patch_size, channels),
+        _shape(n, own, columns * own, patch_size, patch_size, channels),
+        op.Expand(op.Constant(value_float=0.0), _shape(n, 0, columns * own, patch_size, patch_size, channels)),
+    )
     h, w = _ceil_div(height, stride), _ceil_div(width, stride)
-    patches = op.Slice(op.Reshape(joined, grid), _shape(0, 0), _shape(h, w), _shape(1, 2))  # N h w i j C
+    patches = op.Slice(strips, _shape(0, 0), _shape(h, w), _shape(1, 2))  # N h w i j C
     top, left = _before(height, patch_size, stride), _before(width, patch_size, stride)
-    total = op.Slice(_fold(patches, patch_size, stride), _shape(top, left), _shape(top + height, left + width), [1, 2])
-    rows, columns = (_overlap(length, patch_size, stride) for length in (height, width))
-    return op.Div(total, op.Mul(op.Unsqueeze(rows, [1, 2]), op.Unsqueeze(columns, [1])))  # N H W C
+    total = _fold(patches, patch_size, stride)
+    total = op.Slice(total, _shape(top, left), _shape(top + height, left + width), _shape(1, 2))
+    counts = (_overlap(length, patch_size, stride) for length in (height, width))
+    by_row, by_column = (op.Unsqueeze(count, _shape(*axes)) for count, axes in zip(counts, ((1, 2), (1,)), strict=True))
+    return op.Div(total, op.Mul(by_row, by_column))  # N H W C
 
 
-def _window_patches(x: Any, counts: list[Any], patch_size: int, stride: int, side: Any, reach: Any) -> Any:
-    """The patches of every window and of `reach` pixels around it. N H W C -> N R S a*b D."""
-    from onnxscript import opset20 as op
+@onnxscript.script(default_opset=op)
+def attend_in_strips(  # type: ignore[no-untyped-def]
+    q,
+    k,
+    v,
+    rows,
+    query_rows,  # R a i: where the pixels of its patches lie
+    query_columns,  # S b j
+    key_rows,  # R c i
+    key_columns,  # S d j
+    outside,  # R S 1 c*d
+    query_shape,
+    key_shape,
+    value_shape,
+    patch_shape,
+    strip_shape,
+    strips,  # none yet
+):
+    """Attended patches, N R*a S*b i j C: one row of windows at a time, so that memory stays small."""
+    for row in range(rows):
+        queries = op.Gather(op.Gather(q, op.Gather(query_rows, row), axis=1), query_columns, axis=3)  # N a i S b j C
+        queries = op.Reshape(op.Transpose(queries, perm=[0, 3, 1, 4, 2, 5, 6]), query_shape)  # N S a*b D
+        keys = op.Gather(op.Gather(k, op.Gather(key_rows, row), axis=1), key_columns, axis=3)  # N c i S d j C
+        keys = op.Reshape(op.Transpose(keys, perm=[0, 3, 1, 4, 2, 5, 6]), key_shape)  # N S c*d D
+        values = op.Gather(op.Gather(v, op.Gather(key_rows, row), axis=1), key_columns, axis=3)
+        values = op.Reshape(op.Transpose(values, perm=[0, 3, 1, 4, 2, 5, 6]), value_shape)
+        similarity = op.MatMul(queries, op.Transpose(keys, perm=[0, 1, 3, 2])) + op.Gather(outside, row)  # N S a*b c*d
+        attended = op.Reshape(op.MatMul(op.Softmax(similarity, axis=-1), values), patch_shape)  # N S a b i j C
+        strip = op.Reshape(op.Transpose(attended, perm=[0, 2, 1, 3, 4, 5, 6]), strip_shape)  # N a S*b i j C
+        strips = op.Concat(strips, strip, axis=1)
+    return strips
 
-    n, height, width = (_size(x, axis) for axis in range(3))
+
+def _padded(
+    x: Any, rows: Any, columns: Any, patch_size: int, stride: int, side: Any, reach: Any
+) -> tuple[Any, tuple[Any, Any]]:
+    """A map in zeros that windows with `reach` pixels around them cover, and where in it the rows and the columns of
+    their patches lie: R a i and S b j."""
     margins, places = [], []
     seen = op.Div(side + reach + reach, op.Constant(value_int=stride))
-    for length, count in ((height, counts[0]), (width, counts[1])):
+    for axis, count in ((1, rows), (2, columns)):
+        length = _size(x, axis)
         before = _before(length, patch_size, stride) + reach
         extent = count * side + reach + reach + (patch_size - stride)
         margins.append((before, extent - before - length))
-        windows = op.Unsqueeze(_range(count) * side, [1, 2])  # first pixel of each window, patch, pixel
-        patches = op.Unsqueeze(_range(seen) * stride, [1])
-        places.append(windows + patches + _range(op.Constant(value_int=patch_size)))  # R a i
+        windows = op.Unsqueeze(_range(count) * side, _shape(1, 2))
+        patches = op.Unsqueeze(_range(seen) * stride, _shape(1))
+        places.append(windows + patches + _range(op.Constant(value_int=patch_size)))
     (top, bottom), (left, right) = margins
-    padded = op.Pad(x, _shape(0, top, left, 0, 0, bottom, right, 0))
-    gathered = op.Gather(op.Gather(padded, places[0], axis=1), places[1], axis=4)  # N R a i S b j C
-    ordered = op.Transpose(gathered, perm=[0, 1, 4, 2, 5, 3, 6, 7])  # N R S a b i j C
-    length = patch_size * patch_size * x.shape[3]
-    return op.Reshape(ordered, _shape(n, *counts, seen * seen, length))
+    return op.Pad(x, _shape(0, top, left, 0, 0, bottom, right, 0)), (places[0], places[1])
 
 
-def _outside(height: Any, width: Any, counts: list[Any], key_stride: int, side: Any, reach: Any) -> Any:
+def _outside(height: Any, width: Any, rows: Any, columns: Any, key_stride: int, side: Any, reach: Any) -> Any:
     """Minus infinity for the key patches of a window that lie outside the map, else 0. R S 1 c*d."""
-    from onnxscript import opset20 as op
-
     stride = op.Constant(value_int=key_stride)
     seen, inside = op.Div(side + reach + reach, stride), []
-    for length, count in ((height, counts[0]), (width, counts[1])):
-        windows = op.Unsqueeze(_range(count) * op.Div(side, stride), [1])
+    for length, count in ((height, rows), (width, columns)):
+        windows = op.Unsqueeze(_range(count) * op.Div(side, stride), _shape(1))
         place = windows + _range(seen) - op.Div(reach, stride)  # R c
         last = _ceil_div(length, key_stride)
         inside.append(op.And(op.GreaterOrEqual(place, op.Constant(value_int=0)), op.Less(place, last)))
-    both = op.And(op.Unsqueeze(inside[0], [1, 3]), op.Unsqueeze(inside[1], [0, 2]))  # R S c d
+    both = op.And(op.Unsqueeze(inside[0], _shape(1, 3)), op.Unsqueeze(inside[1], _shape(0, 2)))  # R S c d
     bias = op.Where(both, op.Constant(value_float=0.0), op.Constant(value_float=float("-inf")))
-    return op.Reshape(bias, _shape(*counts, 1, seen * seen))
+    return op.Reshape(bias, _shape(rows, columns, 1, seen * seen))
 
 
 def _fold(patches: Any, patch_size: int, stride: int) -> Any:
     """Sum overlapping patches, as `attention.fold` does. N h w i j C -> N H W C."""
-    from onnxscript import opset20 as op
-
     n, h, w = (_size(patches, axis) for axis in range(3))
     cells = ceil(patch_size / stride)  # per axis that a patch overlaps
     rest = cells * stride - patch_size
@@ -321,8 +361,6 @@ def _fold(patches: Any, patch_size: int, stride: int) -> Any:
 
 def _overlap(length: Any, patch_size: int, stride: int) -> Any:
     """How many patches cover each position of an axis, as float32: the last that does, less the first, plus one."""
-    from onnxscript import opset20 as op
-
     position = _range(length) + _before(length, patch_size, stride)
     last = op.Min(op.Div(position, op.Constant(value_int=stride)), _ceil_div(length, stride) - 1)
     first = op.Max(op.Div(position + (stride - patch_size), op.Constant(value_int=stride)), op.Constant(value_int=0))
@@ -331,37 +369,30 @@ def _overlap(length: Any, patch_size: int, stride: int) -> Any:
 
 def _before(length: Any, patch_size: int, stride: int) -> Any:
     """Zeros before an axis, as `attention.grid_padding` has them."""
-    from onnxscript import opset20 as op
-
     missing = (_ceil_div(length, stride) - 1) * stride + patch_size - length
     return op.Div(op.Max(missing, op.Constant(value_int=0)), op.Constant(value_int=2))
 
 
 def _ceil_div(length: Any, step: Any) -> Any:
-    from onnxscript import opset20 as op
-
     step = op.Constant(value_int=step) if isinstance(step, int) else step
     return op.Div(length + step - 1, step)
 
 
 def _size(x: Any, axis: int) -> Any:
     """Length of an axis, as a scalar."""
-    from onnxscript import opset20 as op
-
     return op.Squeeze(op.Shape(x, start=axis, end=axis + 1))
 
 
 def _range(count: Any) -> Any:
-    from onnxscript import opset20 as op
-
     return op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
 
 
 def _shape(*sizes: Any) -> Any:
     """Numbers and computed scalars as one int64 tensor."""
-    from onnxscript import opset20 as op
-
     if all(isinstance(size, int) for size in sizes):
         return op.Constant(value_ints=sizes)
-    one = [op.Constant(value_ints=[size]) if isinstance(size, int) else op.Unsqueeze(size, [0]) for size in sizes]
+    one = [
+        op.Constant(value_ints=[size]) if isinstance(size, int) else op.Unsqueeze(size, op.Constant(value_ints=[0]))
+        for size in sizes
+    ]
     return op.Concat(*one, axis=0)

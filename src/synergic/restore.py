@@ -44,14 +44,14 @@ class Restorer:
         tile_size: int = TILE_SIZE,
         ensemble: bool = False,
     ) -> Self:
-        """A restorer with published weights ("photo") or a weights file.
+        """A restorer with published weights ("photo"), a weights file, or weights on the Hub ("hub:owner/name").
 
         device: auto, cpu, cuda, mps. precision: auto, float32, bfloat16. tile_size: side of a tile in pixels, at
         least 128; memory grows with its square. ensemble: average over the 8 flips and turns of every tile.
         """
         if tile_size < SMALLEST_TILE:
             raise SynergicError(f"tile size: expected at least {SMALLEST_TILE}, got {tile_size}")
-        network, card = load_weights(name_or_path)
+        network, card = load_weights(from_hub(name_or_path))
         chosen = pick_device(device)
         network = fold_batch_norm(network).to(chosen)
         return cls(network, card, chosen, pick_precision(precision, chosen), tile_size, ensemble)
@@ -141,6 +141,19 @@ class Restorer:
                 if tile_size // 2 < SMALLEST_TILE:
                     raise SynergicError(f"memory: expected enough for tiles of {tile_size} pixels, got less") from error
             tile_size //= 2
+
+
+def from_hub(name_or_path: str | Path) -> str | Path:
+    """The downloaded file for "hub:owner/name"; everything else as it is."""
+    if not str(name_or_path).startswith("hub:"):
+        return name_or_path
+    try:
+        from synergic.hub import weights_from_hub
+    except ModuleNotFoundError as error:
+        raise SynergicError(
+            f"{name_or_path}: expected {error.name}, got no such package; pip install 'synergic[hub]'"
+        ) from None
+    return weights_from_hub(str(name_or_path))
 
 
 def checked(image: np.ndarray) -> np.ndarray:
