@@ -29,8 +29,8 @@ from synergic.files import whole_file
 from synergic.network import UNKNOWN_STRENGTH, NonLocalAttention, SATNet, SATNetConfig, fold_batch_norm
 from synergic.weights import Card, load_weights
 
-OPSET = 20
-op: Any = onnxscript.opset20
+OPSET = 18
+op: Any = onnxscript.opset18
 SIZES = (1, 1), (7, 5), (65, 97), (256, 256), (300, 500)
 """Heights and widths at which an export is compared with its network: odd, smaller than a patch, than a window."""
 TOLERANCE = 1e-4
@@ -248,10 +248,10 @@ def attention_in_onnx(
     own = op.Div(side, op.Constant(value_int=stride))  # a, b
     seen = op.Div(side + reach + reach, op.Constant(value_int=key_stride))  # c, d
 
+    length, channels = patch_size * patch_size * q.shape[3], v.shape[3]  # D of q and k; C of v
     q, query_places = _padded(q, rows, columns, patch_size, stride, side, op.Constant(value_int=0))
     k, key_places = _padded(k, rows, columns, patch_size, key_stride, side, reach)
     v, _ = _padded(v, rows, columns, patch_size, key_stride, side, reach)
-    area, channels = patch_size * patch_size, v.shape[3]
     strips = attend_in_strips(
         q,
         k,
@@ -260,9 +260,9 @@ def attention_in_onnx(
         *query_places,
         *key_places,
         _outside(height, width, rows, columns, key_stride, side, reach),
-        _shape(n, columns, own * own, area * q.shape[3]),
-        _shape(n, columns, seen * seen, area * q.shape[3]),
-        _shape(n, columns, seen * seen, area * channels),
+        _shape(n, columns, own * own, length),
+        _shape(n, columns, seen * seen, length),
+        _shape(n, columns, seen * seen, patch_size * patch_size * channels),
         _shape(n, columns, own, own, patch_size, patch_size, channels),
         _shape(n, own, columns * own, patch_size, patch_size, channels),
         op.Expand(op.Constant(value_float=0.0), _shape(n, 0, columns * own, patch_size, patch_size, channels)),
@@ -272,7 +272,7 @@ def attention_in_onnx(
     top, left = _before(height, patch_size, stride), _before(width, patch_size, stride)
     total = _fold(patches, patch_size, stride)
     total = op.Slice(total, _shape(top, left), _shape(top + height, left + width), _shape(1, 2))
-    counts = (_overlap(length, patch_size, stride) for length in (height, width))
+    counts = (_overlap(size, patch_size, stride) for size in (height, width))
     by_row, by_column = (op.Unsqueeze(count, _shape(*axes)) for count, axes in zip(counts, ((1, 2), (1,)), strict=True))
     return op.Div(total, op.Mul(by_row, by_column))  # N H W C
 
