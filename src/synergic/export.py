@@ -20,6 +20,7 @@ from typing import Any
 import onnxscript
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnxscript import FLOAT, INT64
 from torch import Tensor, nn
 
 from synergic.attention import patch_attention
@@ -278,23 +279,23 @@ def attention_in_onnx(
 
 
 @onnxscript.script(default_opset=op)
-def attend_in_strips(  # type: ignore[no-untyped-def]
-    q,
-    k,
-    v,
-    rows,
-    query_rows,  # R a i: where the pixels of its patches lie
-    query_columns,  # S b j
-    key_rows,  # R c i
-    key_columns,  # S d j
-    outside,  # R S 1 c*d
-    query_shape,
-    key_shape,
-    value_shape,
-    patch_shape,
-    strip_shape,
-    strips,  # none yet
-):
+def attend_in_strips(
+    q: FLOAT,
+    k: FLOAT,
+    v: FLOAT,
+    rows: INT64,
+    query_rows: INT64,  # R a i: where the pixels of its patches lie
+    query_columns: INT64,  # S b j
+    key_rows: INT64,  # R c i
+    key_columns: INT64,  # S d j
+    outside: FLOAT,  # R S 1 c*d
+    query_shape: INT64,
+    key_shape: INT64,
+    value_shape: INT64,
+    patch_shape: INT64,
+    strip_shape: INT64,
+    strips: FLOAT,  # none yet
+) -> FLOAT:
     """Attended patches, N R*a S*b i j C: one row of windows at a time, so that memory stays small."""
     for row in range(rows):
         queries = op.Gather(op.Gather(q, op.Gather(query_rows, row), axis=1), query_columns, axis=3)  # N a i S b j C
