@@ -362,8 +362,8 @@ def export(name: str, target: Path, program: str | None, blind: bool, overwrite:
     except ModuleNotFoundError as error:
         raise SynergicError(f"export: expected {error.name}, got none; run pip install 'synergic[onnx]'") from None
     errors = export(name, target, darktable=program == "darktable", blind=blind, overwrite=overwrite)
-    for (height, width), error in errors.items():
-        click.echo(f"{width} x {height} pixels: relative error {error:.1e}")
+    for (height, width), relative in errors.items():
+        click.echo(f"{width} x {height} pixels: relative error {relative:.1e}")
     click.echo(f"{target}: written")
 
 

@@ -169,7 +169,6 @@ def darktable_config(card: Card, inputs: int) -> dict[str, Any]:
         "num_inputs": inputs,
         "model_card": {
             "paper": "https://doi.org/10.1109/ICASSP39728.2021.9413484",
-            "license": "Apache-2.0",
             "training_data": card.data,
             "training_data_license": card.licence,
             "notes": card.limits,
@@ -297,7 +296,7 @@ def attend_in_strips(
     strips: FLOAT,  # none yet
 ) -> FLOAT:
     """Attended patches, N R*a S*b i j C: one row of windows at a time, so that memory stays small."""
-    for row in range(rows):
+    for row in range(rows):  # type: ignore[call-overload]  # becomes ONNX's Loop
         queries = op.Gather(op.Gather(q, op.Gather(query_rows, row), axis=1), query_columns, axis=3)  # N a i S b j C
         queries = op.Reshape(op.Transpose(queries, perm=[0, 3, 1, 4, 2, 5, 6]), query_shape)  # N S a*b D
         keys = op.Gather(op.Gather(k, op.Gather(key_rows, row), axis=1), key_columns, axis=3)  # N c i S d j C

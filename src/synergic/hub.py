@@ -67,7 +67,6 @@ class HubWeights(ModelHubMixin):
         """What the weights say of themselves, and how to use them."""
         card = self.card
         data = ModelCardData(
-            license="apache-2.0",
             library_name="synergic",
             pipeline_tag="image-to-image",
             tags=["image-restoration", "sat-net", card.task],
