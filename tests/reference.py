@@ -8,10 +8,12 @@ from math import ceil
 import numpy as np
 
 
-def starts(length: int, patch_size: int, stride: int) -> list[int]:
-    """Where the patches of an axis begin: ceil(length / stride) of them cover it, the overhang shared by both ends."""
+def starts(length: int, patch_size: int, stride: int, window: int | None = None) -> list[int]:
+    """Where the patches of an axis begin: ceil(length / stride) of them cover it, the overhang shared by both ends.
+
+    With a window as if the length were a multiple of the stride."""
     count = ceil(length / stride)
-    overhang = max(0, (count - 1) * stride + patch_size - length)
+    overhang = max(0, (count - 1) * stride + patch_size - (length if window is None else count * stride))
     return [i * stride - overhang // 2 for i in range(count)]
 
 
@@ -57,12 +59,12 @@ def patch_attention(
     height, width = q.shape[:2]
     step = stride if key_stride is None else key_stride
     keys = {}
-    for i, top in enumerate(starts(height, patch_size, step)):
-        for j, left in enumerate(starts(width, patch_size, step)):
+    for i, top in enumerate(starts(height, patch_size, step, window)):
+        for j, left in enumerate(starts(width, patch_size, step, window)):
             keys[i * step, j * step] = patch_at(k, top, left, patch_size), patch_at(v, top, left, patch_size)
     total, count = np.zeros_like(v), np.zeros((height, width, 1), v.dtype)
-    for i, top in enumerate(starts(height, patch_size, stride)):
-        for j, left in enumerate(starts(width, patch_size, stride)):
+    for i, top in enumerate(starts(height, patch_size, stride, window)):
+        for j, left in enumerate(starts(width, patch_size, stride, window)):
             query = patch_at(q, top, left, patch_size)
             seen = [key for place, key in keys.items() if sees((i * stride, j * stride), place, window, halo)]
             similarity = np.array([scale * np.vdot(query, key) for key, _ in seen])

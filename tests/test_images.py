@@ -1,7 +1,6 @@
 """Pictures in and out: every mode and depth, profile, orientation, atomic writing, refusals, JPEG in numbers."""
 
 import os
-import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin
 
+from pictures import END, chunk, png, png_header
 from synergic import images
 from synergic.errors import SynergicError
 from synergic.images import (
@@ -44,22 +44,6 @@ def smooth(height: int = 48, width: int = 64) -> np.ndarray:
 
 def picture(channels: int = 3, dtype: str = "uint8", alpha: bool = False) -> Picture:
     return Picture(samples(channels, dtype), samples(1, dtype)[:, :, 0] if alpha else None, {}, None)
-
-
-def save_png(path: Path, pixels: np.ndarray) -> None:
-    """The PNG specification by hand: Pillow knows no 16-bit colour."""
-    height, width, channels = pixels.shape
-    depth, kind = 8 * pixels.itemsize, {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    rows = b"".join(b"\0" + row.astype(row.dtype.newbyteorder(">")).tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + END)
-
-
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-END = chunk(b"IEND", b"")
 
 
 def psnr(clean: np.ndarray, degraded: np.ndarray) -> float:
@@ -100,7 +84,7 @@ def test_lossless_round_trip(tmp_path: Path, suffix: str, dtype: str, channels: 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
 def test_reads_png_by_the_specification(tmp_path: Path, bands: int, dtype: str) -> None:
     stored = samples(bands, dtype)
-    save_png(tmp_path / "a.png", stored)
+    (tmp_path / "a.png").write_bytes(png(stored))
     got = read_picture(tmp_path / "a.png")
     channels = 1 if bands < 3 else 3
     assert got.pixels.dtype == dtype
@@ -301,8 +285,7 @@ def test_read_refuses_bombs_by_the_header(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png", picture())
     assert refused(tmp_path / "a.png", max_pixels=34).startswith("expected at most 34 pixels, got 7 x 5")
     assert read_picture(tmp_path / "a.png", max_pixels=35).pixels.shape == (5, 7, 3)
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10))) + END
+    bomb = png_header(100_000, 100_000) + chunk(b"IDAT", zlib.compress(bytes(10))) + END
     (tmp_path / "bomb.png").write_bytes(bomb)
     assert refused(tmp_path / "bomb.png").startswith("expected at most 500,000,000 pixels, got 100000 x 100000")
 

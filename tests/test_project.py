@@ -1,6 +1,7 @@
 """The project as a whole: the direction of imports, the words, the README."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ FLOORS = [
     {"restore"},
     {"engine", "evaluate", "train", "explain"},
     {"batch", "export"},
-    {"compare", "desk"},
+    {"ablation", "compare", "desk"},
     {"web"},
     {"cli"},
 ]
@@ -72,6 +73,28 @@ def test_documents_name_only_what_exists() -> None:
             assert (ROOT / name).exists(), f"{document.name}: {name}"
 
 
+def test_the_paper_is_held_to_the_code() -> None:
+    """Every line that docs/paper.md quotes is there, in the class or function that it names."""
+    rows = re.findall(
+        r"\| `([\w.]+)` in `([\w/.]+)` \| `(.+)` \|$", (ROOT / "docs" / "paper.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 25
+    for name, file, line in rows:
+        source = (ROOT / file).read_text()
+        part: ast.AST = ast.parse(source)
+        for step in name.split("."):
+            part = next(node for node in ast.walk(part) if step in names_of(node))
+        quoted = [text.strip() for text in (ast.get_source_segment(source, part) or "").splitlines()]
+        assert line in quoted, f"docs/paper.md: {file}: {name}: expected the line {line!r}"
+
+
+def names_of(node: ast.AST) -> list[str]:
+    """The name that a definition or an annotated assignment gives."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    return [node.target.id] if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) else []
+
+
 def test_commands_in_documents_are_real() -> None:
     from synergic.cli import command
 
@@ -91,3 +114,8 @@ def test_malicious_releases_are_excluded() -> None:
     pinned = re.search(r"lightning-fabric==(\S+)", (ROOT / "constraints.txt").read_text())
     assert pinned is not None
     assert pinned[1] not in ("2.6.2", "2.6.3")
+
+
+def test_the_page_of_results_is_what_its_command_writes() -> None:
+    results = importlib.import_module("results")
+    assert (ROOT / "docs" / "results.md").read_text() == results.page()

@@ -145,6 +145,17 @@ def test_learning_rate_by_hand(recipe: Recipe) -> None:
     assert rates == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0])
 
 
+def test_a_lengthened_run_warms_up_again(recipe: Recipe, tmp_path: Path) -> None:
+    """The rate would else jump from zero to its height, and the loss with it."""
+    run, steady = tmp_path / "run", replace(recipe, warmup=4, cooldown=1e-9, validate_every=1)
+    train(replace(steady, steps=6), run, accelerator="cpu")
+    train(replace(steady, steps=9), run, accelerator="cpu", resume=True, max_seconds=0)
+    train(replace(steady, steps=9), run, accelerator="cpu", resume=True)  # the schedule is known by now
+    with (run / "log.csv").open() as file:
+        rates = [float(row["learning_rate"]) / recipe.learning_rate for row in csv.DictReader(file)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.25, 0.5, 0.75])
+
+
 def test_charbonnier_by_hand() -> None:
     restored, clean = torch.tensor([0.0, 3e-3]), torch.zeros(2)
     assert charbonnier(restored, clean).item() == pytest.approx((1e-3 + 10**0.5 * 1e-3) / 2)

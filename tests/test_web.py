@@ -1,5 +1,6 @@
 """The page as its visitors meet it: a server of its own process, asked over HTTP and through Chromium."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -10,10 +11,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,9 +22,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from skimage.data import chelsea
 
 from conftest import save
-from synergic import cli
+from synergic import cli, desk
+from synergic.batch import Options
 from synergic.desk import Limits
+from synergic.errors import SynergicError
 from synergic.images import Picture, read_pixels, write_picture
+from synergic.restore import Restorer
 
 pytest.importorskip("gradio", reason="the page's extra is not installed: pip install 'synergic[serve]'")
 from synergic import web
@@ -183,6 +187,29 @@ def test_termination_deletes_everything_too(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_page_offers_the_tasks_that_there_are_weights_for(
+    make_weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "published_weights", lambda: {"photo": make_weights("photo"), "x": make_weights("jpeg")})
+    assert web.offered_tasks() == ["auto", "photo", "jpeg"]
+
+
+def test_an_upload_that_takes_too_long_ends(tmp_path: Path) -> None:
+    class Slow:
+        headers: ClassVar[dict[str, str]] = {}
+
+        async def stream(self) -> AsyncIterator[bytes]:
+            yield b"x"
+            await asyncio.sleep(60)
+
+    held = desk.Desk(tmp_path, Limits(seconds=0.05), Options())
+    with pytest.raises(SynergicError, match="upload: expected it within 0.05 seconds, got more"):
+        asyncio.run(web.Routes(held)._receive(Slow(), "a.png"))
+    assert held.held == {}
+    held.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- over HTTP
 
 
@@ -303,6 +330,30 @@ def test_the_description_names_every_route(server: Server) -> None:
     assert routes == set(re.findall(r"^\| `([A-Z]+ /[^`?]+)", document, re.MULTILINE))
 
 
+def test_a_view_is_drawn_when_first_asked_for(
+    tmp_path: Path, make_weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Present:
+        async def is_disconnected(self) -> bool:
+            return False
+
+    def white(_: Restorer, pixels: np.ndarray) -> np.ndarray:
+        calls.append(pixels.shape)
+        return np.full((*pixels.shape[:2], 3), 255, np.uint8)
+
+    calls: list[tuple[int, ...]] = []
+    monkeypatch.setitem(desk.DRAWINGS, "White", white)
+    held = desk.Desk(tmp_path, Limits(), Options(weights=str(make_weights()), device="cpu"))
+    token = held.accept("a.png")
+    save(held.find(token).source, np.zeros((8, 9, 1), np.uint8))
+    held.start(token, held.options()).future.result()
+    for _ in range(2):
+        response = asyncio.run(web.Routes(held).view(Present(), token, "White"))
+        assert read_pixels(Path(response.path)).min() == 255
+    assert calls == [(8, 9, 1)]
+    held.close()
+
+
 # ---- through Chromium
 
 
@@ -408,6 +459,8 @@ def test_several_on_a_phone_with_a_broken_one_and_another_task(
     assert page.locator(".trouble").is_hidden()
     wait_until(lambda: page.locator("img.restored").evaluate("image => image.naturalWidth") == 30)
 
+    offered = [web.WORDS[task] for task in web.offered_tasks()]
+    assert page.locator("#task label").all_inner_texts() == offered
     assert page.locator("#sigma").is_hidden()
     assert page.locator("#again").is_hidden()
     page.locator("#task label", has_text="Even grain").click()

@@ -15,8 +15,9 @@ INTRODUCTION = """# Results
 Written by `python training/results.py` from what `training/publish.py` measured; every picture's own figures are in
 `training/results`. Each of our rows is one file of weights for all its levels.
 
-Our protocol: {protocol}. SSIM: {ssim}. The rows of the literature are as their authors printed them, mostly one network
-per level; {literature}
+Our protocol: {protocol}.
+SSIM: {ssim}.
+The columns of the literature are as their authors printed them, mostly one network per level; {literature}
 
 | weights | parameters | seconds per megapixel | training |
 |---|---|---|---|
@@ -57,9 +58,9 @@ def comparison(table: dict[str, Any], reports: dict[str, Any]) -> str:
     header = ["", "degraded", f"**`{table['weights']}`**", *methods]
     rows = ["| " + " | ".join(header) + " |\n", "|---" * len(header) + "|\n"]
     for name, report in reports.items():
-        published = [table["methods"][method].get(name.removesuffix(", level unknown"), "") for method in methods]
         ours = f"**{report['psnr']:.2f}**/{report['ssim']:.4f}"
-        rows.append(f"| {name} | {report['degraded_psnr']:.2f} | {ours} | " + " | ".join(published) + " |\n")
+        theirs = [table["methods"][method].get(name, "") for method in methods]
+        rows.append("| " + " | ".join([name, f"{report['degraded_psnr']:.2f}", ours, *theirs]) + " |\n")
     return "".join(rows)
 
 

@@ -48,10 +48,11 @@ def patch_attention(
         queries = patches(q * scale, patch_size, stride)
         keys, values = patches(k, patch_size, key_stride), patches(v, patch_size, key_stride)
         attended = attend(queries, keys, values, chunk=chunk).view(len(q), h, w, -1)
+        top, left = grid_padding(height, patch_size, stride)[0], grid_padding(width, patch_size, stride)[0]
     else:
+        top = left = max(0, patch_size - stride) // 2
         attended = attend_in_windows(q * scale, k, v, patch_size, stride, key_stride, window, halo)[:, :h, :w]
     total = fold(attended.unflatten(3, (patch_size, patch_size, -1)), stride)
-    top, left = grid_padding(height, patch_size, stride)[0], grid_padding(width, patch_size, stride)[0]
     rows = overlap_count(h, patch_size, stride)[top : top + height].to(total)
     columns = overlap_count(w, patch_size, stride)[left : left + width].to(total)
     return total[:, top : top + height, left : left + width] / (rows[:, None] * columns)[..., None]
@@ -115,10 +116,14 @@ def attend_in_windows(
 
 
 def pad_to_windows(x: Tensor, patch_size: int, stride: int, window: int, halo: int) -> Tensor:
-    """Zero-pad an N H W C map so that windows with their halo of patches cover it, patches falling as in `patches`."""
+    """Zero-pad an N H W C map so that windows with their halo of patches cover it.
+
+    What comes before the first patch does not depend on the map's size: a part of a map that begins where a window does
+    has its patches where the whole map has them.
+    """
     margins = [0, 0]
     for length in (x.shape[2], x.shape[1]):
-        before = grid_padding(length, patch_size, stride)[0] + halo
+        before = max(0, patch_size - stride) // 2 + halo
         whole = ceil(length / window) * window + 2 * halo - stride + patch_size
         margins += [before, whole - before - length]
     return F.pad(x, margins)

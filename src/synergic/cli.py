@@ -198,7 +198,7 @@ def weights(as_json: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise, the same for each picture.")
 @click.option("--limit", type=int, help="Only the first pictures.")
 @click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
-@click.option("--save", type=FOLDER, help="Folder for the restored pictures.")
+@click.option("--save", type=FOLDER, help="Folder for the restored pictures and a page, index.html.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns.")
@@ -236,7 +236,7 @@ def evaluate(
 @click.option("--quality", type=int, help="JPEG quality that the network is told, 1-100.")
 @click.option("--noise", type=float, help="First add white Gaussian noise of this level, 0-255 scale, of seed 0.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
-@click.option("--tile-size", type=int, default=512, show_default=True, help="Side of a tile in pixels.")
+@click.option("--tile-size", type=int, default=768, show_default=True, help="Side of a tile in pixels.")
 @click.option("--overwrite", is_flag=True, help="Replace a figure that exists.")
 def explain(
     image: Path, figure: Path, places: tuple[str, ...], noise: float | None, overwrite: bool, **asked: Any
@@ -342,11 +342,47 @@ def train(
     """Train a network by a recipe: weights, log and resumable state go to the run's folder."""
     from synergic.train import read_recipe, train
 
+    read = read_recipe(recipe, parse_changes(changes))
+    train(read, run, resume=resume, max_seconds=max_seconds, accelerator=accelerator)
+
+
+def parse_changes(changes: tuple[str, ...]) -> dict[str, str]:
+    """ "KEY=VALUE" of --set as a mapping."""
     pairs = [change.partition("=") for change in changes]
     if wrong := [change for change, (_, equals, _) in zip(changes, pairs, strict=True) if not equals]:
         raise SynergicError(f"--set: expected KEY=VALUE, got {wrong[0]!r}")
-    read = read_recipe(recipe, {key: value for key, _, value in pairs})
-    train(read, run, resume=resume, max_seconds=max_seconds, accelerator=accelerator)
+    return {key: value for key, _, value in pairs}
+
+
+@command.command()
+@click.argument("recipe", type=FOLDER)
+@click.option("-o", "--output", "folder", required=True, type=FOLDER, help="Folder of all runs.")
+@click.option("--row", "rows", multiple=True, help="Only this row: baseline, without-local, ..., or patch_size=5.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of every row.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe, such as steps=2000.")
+@click.option("--data", "folders", multiple=True, type=FOLDER, help="Clean pictures to evaluate. [default: validation]")
+@click.option("--sigma", multiple=True, type=float, help="Noise level to evaluate. [default: 15, 25, 50, 70]")
+@click.option("--quality", multiple=True, type=int, help="JPEG quality to evaluate. [default: 10, 20, 30, 40]")
+@click.option("--accelerator", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+def ablate(
+    recipe: Path,
+    folder: Path,
+    rows: tuple[str, ...],
+    seeds: int,
+    changes: tuple[str, ...],
+    folders: tuple[Path, ...],
+    accelerator: str,
+    **levels: tuple[float, ...],
+) -> None:
+    """The paper's ablation: train every row from several seeds, evaluate, compare. Run it again to go on."""
+    from synergic.ablation import ROWS, ablate, plan, protocols, write_results
+    from synergic.figures import check_figure
+
+    check_figure(folder / "curves.png", overwrite=True)
+    runs = plan(recipe, folder, list(dict.fromkeys(rows)) or list(ROWS), seeds, parse_changes(changes))
+    wanted = protocols(runs[0].recipe, folders or [runs[0].recipe.validation], **levels)
+    ablate(runs, wanted, accelerator, click.echo)
+    click.echo(write_results(folder))
 
 
 @command.command()

@@ -47,7 +47,7 @@ class Limits:
     file_bytes: int = 200_000_000
     """Largest file."""
     pixels: int = 50_000_000
-    """Largest width x height; restoring takes up to 40 bytes of memory, and keeping the result 12 of disk, for each."""
+    """Largest width x height; restoring takes about 45 bytes of memory, and keeping the result 12 of disk, for each."""
     seconds: float = 1800.0
     """Longest upload, and longest run of one picture once its turn has come."""
     line: int = 16
@@ -132,8 +132,11 @@ class Held:
     suffix: str
     last_use: float
     run: Run | None = None
+    """the last one that was started"""
     restorer: Restorer | None = None
+    """of the last one that was finished"""
     gone: bool = False
+    """its folder is thrown away"""
 
     @property
     def source(self) -> Path:
@@ -230,19 +233,20 @@ class Desk:
     def start(self, token: str, options: Options) -> Run:
         """Put a picture into the line."""
         held = self.find(token)
-        if held.run is not None and not held.run.future.done():
-            raise SynergicError("picture: expected one run at a time, got a second; stop the first one or wait")
-        held.run = self._enter(partial(self._restore, held, options))
+        with self.lock:
+            if held.run is not None and not held.run.future.done():
+                raise SynergicError("picture: expected one run at a time, got a second; stop the first one or wait")
+            held.run = self._enter(partial(self._restore, held, options))
         return held.run
 
     def _enter(self, work: Callable[[Run], None]) -> Run:
-        with self.lock:
-            self.line = [run for run in self.line if not run.future.done()]
-            if len(self.line) >= self.limits.line:
-                raise FullError(f"line: expected at most {self.limits.line} pictures, got one more; try again later")
-            run = Run(self.limits.seconds)
-            run.future = self.network.submit(self._take, work, run)
-            self.line.append(run)
+        """To be called with the lock."""
+        self.line = [run for run in self.line if not run.future.done()]
+        if len(self.line) >= self.limits.line:
+            raise FullError(f"line: expected at most {self.limits.line} pictures, got one more; try again later")
+        run = Run(self.limits.seconds)
+        run.future = self.network.submit(self._take, work, run)
+        self.line.append(run)
         return run
 
     @staticmethod
@@ -312,7 +316,8 @@ class Desk:
         held = self.find(token)
         if name not in DRAWINGS or held.restorer is None:
             raise GoneError(f"view: expected one that can be drawn, got {name!r}; restore the picture first")
-        return self._enter(partial(self._draw, held, name, held.restorer))
+        with self.lock:
+            return self._enter(partial(self._draw, held, name, held.restorer))
 
     def _draw(self, held: Held, name: str, restorer: Restorer, run: Run) -> None:
         with self._files_of(held):

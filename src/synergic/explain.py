@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -167,12 +168,19 @@ def attended(attention: NonLocalAttention, features: Tensor, row: int, column: i
     own_size = c.patch_size if c.nonlocal_attention == "patch" else 1
     q, k, _ = attention.project(features)  # 1 H W E
     height, width = q.shape[1:3]
-    query_rows, query_columns = patch_starts(height, size, stride), patch_starts(width, size, stride)
-    key_rows, key_columns = patch_starts(height, size, key_stride), patch_starts(width, size, key_stride)
+    windowed = c.window is not None and max(height, width) > c.window + 2 * c.halo
+    if windowed:  # windows lay their patches as if the map's sides were multiples of the stride
+        q, k = (F.pad(x, (0, 0, 0, -width % stride, 0, -height % stride)) for x in (q, k))
+    query_rows, query_columns = (patch_starts(length, size, stride) for length in q.shape[1:3])
+    key_rows, key_columns = (patch_starts(length, size, key_stride) for length in k.shape[1:3])
     i, j = (int(np.abs(axis + size // 2 - at).argmin()) for axis, at in ((query_rows, row), (query_columns, column)))
     rows, columns = slice(None), slice(None)  # of the grid of key patches, seen from the query's window
-    if c.window is not None and max(height, width) > c.window + 2 * c.halo:
-        rows, columns = (seen_from(index * stride // c.window, c.window, c.halo, key_stride) for index in (i, j))
+    if windowed:
+        assert c.window is not None
+        rows, columns = (
+            seen_from(index * stride // c.window, c.window, c.halo, key_stride, length)
+            for index, length in ((i, height), (j, width))
+        )
     query = patches(q, size, stride)[0].unflatten(0, (len(query_rows), len(query_columns)))[i, j]  # D
     keys = patches(k, size, key_stride)[0].unflatten(0, (len(key_rows), len(key_columns)))[rows, columns]  # h w D
     scale = attention.log_scale.exp() * own_size**2 / size**2
@@ -188,10 +196,11 @@ def patch_starts(length: int, patch_size: int, stride: int) -> np.ndarray:
     return np.arange(-before, length + after - patch_size + 1, stride)
 
 
-def seen_from(index: int, window: int, halo: int, key_stride: int) -> slice:
-    """The key patches of an axis that the queries of its window number `index` see."""
+def seen_from(index: int, window: int, halo: int, key_stride: int, length: int) -> slice:
+    """The key patches of an axis of that length that the queries of its window number `index` see."""
     start = index * window - halo
-    return slice(max(0, start) // key_stride, (start + window + 2 * halo) // key_stride)
+    stop = min((start + window + 2 * halo) // key_stride, ceil(length / key_stride))
+    return slice(max(0, start) // key_stride, stop)
 
 
 def explain(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synergic.errors import SynergicError
+from synergic.files import whole_file
 from synergic.images import from_float, to_float
 
 if TYPE_CHECKING:
@@ -42,10 +43,8 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure in the format of its suffix; it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format=path.suffix.lower().removeprefix("."), dpi=120)
-    partial.replace(path)
+    with whole_file(path, overwrite=True) as unfinished:
+        figure.savefig(unfinished, dpi=120)
 
 
 def show(axis: "Axes", picture: np.ndarray | None, title: str) -> None:

@@ -16,9 +16,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OURS = re.compile(r"/(pictures|restore)/.+|/openapi\.json")
-GRADIO = re.compile(
-    r"/|/(theme\.css|manifest\.json|favicon\.ico)|/config/?|/(assets|static)(/[\w-][\w.-]*)+|/gradio_api/(heartbeat/\w+|startup-events)"
-)
+GRADIO = re.compile(r"/|/(theme\.css|manifest\.json|favicon\.ico)|/(assets|static)(/[\w-][\w.-]*)+")
 """What Gradio's page loads. Its other routes take files, fetch URLs, run functions: they are closed."""
 
 CONTENT = {

@@ -139,7 +139,7 @@ def train(
     for batch in training:
         degraded, clean, strength = fabric.to_device(batch)
         for group in chain.from_iterable(optimizer.param_groups for optimizer in state.optimizers):
-            group["lr"] = learning_rate(recipe, state.step)
+            group["lr"] = learning_rate(recipe, state.step, state.warm_from)
         restored = state.model(degraded, strength if recipe.network.conditioned else None)
         loss = charbonnier(restored, clean)
         fabric.backward(loss)
@@ -169,9 +169,9 @@ def train(
             break
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, constant, then linear to zero over the last `cooldown` of the run."""
-    rising = (step + 1) / recipe.warmup
+def learning_rate(recipe: Recipe, step: int, warm_from: int = 0) -> float:
+    """Linear warm-up from step `warm_from` on, constant, then linear to zero over the last `cooldown` of the run."""
+    rising = (step - warm_from + 1) / recipe.warmup
     falling = (recipe.steps - step) / (recipe.cooldown * recipe.steps)
     return recipe.learning_rate * min(1.0, rising, falling)
 
@@ -233,7 +233,7 @@ def validate(network: SATNet, batches: list[Batch], fabric: Fabric) -> float:
     return sum(scores) / len(scores)
 
 
-COUNTS = {"step": int, "seconds": float, "earlier_steps": int, "earlier_seconds": float}
+COUNTS = {"step": int, "seconds": float, "earlier_steps": int, "earlier_seconds": float, "steps": int, "warm_from": int}
 """What a state counts besides its tensors."""
 
 
@@ -259,6 +259,7 @@ class State:
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True)
         self.model, *self.optimizers = fabric.setup(self.network, *optimizers(self.network, recipe))
         self.step, self.seconds, self.row = 0, 0.0, dict[str, float]()
+        self.steps, self.warm_from = recipe.steps, 0
         if resume:
             self.load()
 
@@ -311,6 +312,8 @@ class State:
         """Become the state that these tensors hold."""
         for key, kind in COUNTS.items():
             setattr(self, key, kind(metadata[key]))
+        if self.steps != self.recipe.steps:  # another schedule: a rate that jumped up would throw the run back
+            self.steps, self.warm_from = self.recipe.steps, self.step
         self.network.load_state_dict(_below(tensors, "network."))
         self.average.load_state_dict(_below(tensors, "average."))
         for number, optimizer in enumerate(self.optimizers):
@@ -327,7 +330,11 @@ class State:
 
     def log(self, **values: float) -> None:
         """Print the figures of this step; `save` writes them, so that the log never runs ahead of the state."""
-        self.row = {"step": self.step, "learning_rate": learning_rate(self.recipe, self.step - 1), **values}
+        self.row = {
+            "step": self.step,
+            "learning_rate": learning_rate(self.recipe, self.step - 1, self.warm_from),
+            **values,
+        }
         self.fabric.print("  ".join(f"{key} {value:.6g}" for key, value in self.row.items()))
 
     def write_row(self) -> None:

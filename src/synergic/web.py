@@ -34,7 +34,7 @@ from synergic.weights import published_weights, read_header
 T = TypeVar("T")
 Task = Literal["auto", "denoise", "photo", "jpeg"]
 
-WORDS = {"auto": "Automatic", "photo": "Camera noise", "denoise": "Even grain", "jpeg": "JPEG blocks"}
+WORDS: dict[Task, str] = {"auto": "Automatic", "photo": "Camera noise", "denoise": "Even grain", "jpeg": "JPEG blocks"}
 """How the page calls the tasks."""
 SWEEP_SECONDS = 60.0
 
@@ -238,7 +238,7 @@ class Routes:
         except BaseException as error:
             self.desk.forget(token)
             if isinstance(error, TimeoutError):
-                raise SynergicError(f"upload: expected it within {limits.seconds:g} seconds, got less") from None
+                raise SynergicError(f"upload: expected it within {limits.seconds:g} seconds, got more") from None
             raise
         return token
 
@@ -262,7 +262,6 @@ def build_page(limits: Limits) -> Any:
     """The page as Gradio's Blocks. Its events stay in the browser: page.js talks to the routes."""
     import gradio as gr
 
-    tasks = ["auto", *sorted({read_header(path)[1].task for path in published_weights().values()}, reverse=True)]
     with gr.Blocks(title="Synergic", analytics_enabled=False) as page, gr.Row(elem_id="page"):
         with gr.Column(scale=3, elem_id="pictures"):
             gr.HTML(
@@ -277,7 +276,7 @@ def build_page(limits: Limits) -> Any:
             save = gr.Button("Download", variant="primary", elem_id="save")
             save_all = gr.Button("Download all", elem_id="save-all")
             task = gr.Radio(
-                [(WORDS[task], task) for task in tasks],
+                [(WORDS[task], task) for task in offered_tasks()],
                 value="auto",
                 label="What to remove",
                 info="Automatic suits most pictures.",
@@ -293,6 +292,12 @@ def build_page(limits: Limits) -> Any:
         gr.on([part.change for part in asked], None, asked, None, js="(...asked) => synergic.ask(...asked)")
         again.click(None, None, None, js="() => synergic.again()")
     return page
+
+
+def offered_tasks() -> list[Task]:
+    """Automatic, and every task that there are weights for."""
+    published = {read_header(path)[1].task for path in published_weights().values()}
+    return [task for task in WORDS if task == "auto" or task in published]
 
 
 def page_path(name: str) -> Path:
