@@ -19,6 +19,7 @@ from typing import Any
 
 import onnxscript
 import torch
+from onnx_ir import DataType
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import FLOAT, INT64
 from torch import Tensor, nn
@@ -239,6 +240,7 @@ def attention_in_onnx(
     longer = op.Max(height, width)
     whole_size = _ceil_div(longer, step) * step
     if window is None:
+        whole = op.Cast(op.Constant(value_int=1), to=DataType.BOOL)
         side, reach = whole_size, op.Constant(value_int=0)
     else:  # a map no larger than a window with its halo is compared whole
         whole = op.LessOrEqual(longer, op.Constant(value_int=window + 2 * halo))
@@ -249,9 +251,9 @@ def attention_in_onnx(
     seen = op.Div(side + reach + reach, op.Constant(value_int=key_stride))  # c, d
 
     length, channels = patch_size * patch_size * q.shape[3], v.shape[3]  # D of q and k; C of v
-    q, query_places = _padded(q, rows, columns, patch_size, stride, side, op.Constant(value_int=0))
-    k, key_places = _padded(k, rows, columns, patch_size, key_stride, side, reach)
-    v, _ = _padded(v, rows, columns, patch_size, key_stride, side, reach)
+    q, query_places = _padded(q, rows, columns, patch_size, stride, side, op.Constant(value_int=0), whole)
+    k, key_places = _padded(k, rows, columns, patch_size, key_stride, side, reach, whole)
+    v, _ = _padded(v, rows, columns, patch_size, key_stride, side, reach, whole)
     strips = attend_in_strips(
         q,
         k,
@@ -269,10 +271,10 @@ def attention_in_onnx(
     )
     h, w = _ceil_div(height, stride), _ceil_div(width, stride)
     patches = op.Slice(strips, _shape(0, 0), _shape(h, w), _shape(1, 2))  # N h w i j C
-    top, left = _before(height, patch_size, stride), _before(width, patch_size, stride)
+    top, left = (_before(length, patch_size, stride, whole) for length in (height, width))
     total = _fold(patches, patch_size, stride)
     total = op.Slice(total, _shape(top, left), _shape(top + height, left + width), _shape(1, 2))
-    counts = (_overlap(size, patch_size, stride) for size in (height, width))
+    counts = (_overlap(*axis, patch_size, stride) for axis in ((height, top), (width, left)))
     by_row, by_column = (op.Unsqueeze(count, _shape(*axes)) for count, axes in zip(counts, ((1, 2), (1,)), strict=True))
     return op.Div(total, op.Mul(by_row, by_column))  # N H W C
 
@@ -311,7 +313,7 @@ def attend_in_strips(
 
 
 def _padded(
-    x: Any, rows: Any, columns: Any, patch_size: int, stride: int, side: Any, reach: Any
+    x: Any, rows: Any, columns: Any, patch_size: int, stride: int, side: Any, reach: Any, whole: Any
 ) -> tuple[Any, tuple[Any, Any]]:
     """A map in zeros that windows with `reach` pixels around them cover, and where in it the rows and the columns of
     their patches lie: R a i and S b j."""
@@ -319,7 +321,7 @@ def _padded(
     seen = op.Div(side + reach + reach, op.Constant(value_int=stride))
     for axis, count in ((1, rows), (2, columns)):
         length = _size(x, axis)
-        before = _before(length, patch_size, stride) + reach
+        before = _before(length, patch_size, stride, whole) + reach
         extent = count * side + reach + reach + (patch_size - stride)
         margins.append((before, extent - before - length))
         windows = op.Unsqueeze(_range(count) * side, _shape(1, 2))
@@ -359,18 +361,19 @@ def _fold(patches: Any, patch_size: int, stride: int) -> Any:
     return op.Reshape(ordered, _shape(n, (h + (cells - 1)) * stride, (w + (cells - 1)) * stride, -1))
 
 
-def _overlap(length: Any, patch_size: int, stride: int) -> Any:
+def _overlap(length: Any, before: Any, patch_size: int, stride: int) -> Any:
     """How many patches cover each position of an axis, as float32: the last that does, less the first, plus one."""
-    position = _range(length) + _before(length, patch_size, stride)
+    position = _range(length) + before
     last = op.Min(op.Div(position, op.Constant(value_int=stride)), _ceil_div(length, stride) - 1)
     first = op.Max(op.Div(position + (stride - patch_size), op.Constant(value_int=stride)), op.Constant(value_int=0))
-    return op.Cast(last - first + 1, to=1)
+    return op.Cast(last - first + 1, to=DataType.FLOAT)
 
 
-def _before(length: Any, patch_size: int, stride: int) -> Any:
-    """Zeros before an axis, as `attention.grid_padding` has them."""
+def _before(length: Any, patch_size: int, stride: int, whole: Any) -> Any:
+    """Zeros before an axis: as `attention.grid_padding` has them for a whole map, `pad_to_windows` for windows."""
     missing = (_ceil_div(length, stride) - 1) * stride + patch_size - length
-    return op.Div(op.Max(missing, op.Constant(value_int=0)), op.Constant(value_int=2))
+    centred = op.Div(op.Max(missing, op.Constant(value_int=0)), op.Constant(value_int=2))
+    return op.Where(whole, centred, op.Constant(value_int=max(0, patch_size - stride) // 2))
 
 
 def _ceil_div(length: Any, step: Any) -> Any:
