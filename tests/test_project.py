@@ -18,7 +18,7 @@ FLOORS = [
     {"images", "attention", "config", "hardware", "muon", "guard"},
     {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations"},
-    {"data", "hub"},
+    {"data", "hub", "spandrel"},
     {"restore"},
     {"engine", "evaluate", "train", "explain"},
     {"batch", "export"},

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path)
 TASKS = click.Choice(["auto", "denoise", "photo", "jpeg"])
 PRECISIONS = click.Choice(["auto", "float32", "bfloat16"])
+TARGET = "MODEL.onnx; NAME.dtmodel for darktable; NAME.safetensors for spandrel."
 ENGINE = "onnx runs --weights MODEL.onnx, written by export, with ONNX Runtime."
 
 
@@ -387,12 +388,20 @@ def ablate(
 
 @command.command()
 @click.option("--weights", "name", required=True, help="Published weights by name, or a weights file.")
-@click.option("-o", "--output", "target", required=True, type=FOLDER, help="MODEL.onnx, or NAME.dtmodel for darktable.")
-@click.option("--for", "program", type=click.Choice(["darktable"]), help="Package it for this program.")
+@click.option("-o", "--output", "target", required=True, type=FOLDER, help=TARGET)
+@click.option("--for", "program", type=click.Choice(["darktable", "spandrel"]), help="Package it for this program.")
 @click.option("--blind", is_flag=True, help="Leave out the strength: the model works with it unknown.")
 @click.option("--overwrite", is_flag=True, help="Replace a model that exists.")
 def export(name: str, target: Path, program: str | None, blind: bool, overwrite: bool) -> None:
     """Write weights as an ONNX model, checked against the network in numbers."""
+    if program == "spandrel":
+        from synergic.weights import load_weights, save_state_dict
+
+        if target.suffix != ".safetensors":
+            raise SynergicError(f"{target}: expected a name that ends in .safetensors")
+        save_state_dict(target, *load_weights(name), overwrite=overwrite)
+        click.echo(f"{target}: written")
+        return
     try:
         from synergic.export import export
     except ModuleNotFoundError as error:
