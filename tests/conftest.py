@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from synergic.card import Card, Task
 from synergic.images import Picture, write_picture
 from synergic.network import SATNet, SATNetConfig
-from synergic.weights import Card, Task, save_weights
+from synergic.weights import save_weights
 
 torch.set_num_threads(1)  # the tensors of the tests are small
 

@@ -1,7 +1,10 @@
 import json
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from conftest import save, tiny_card, tiny_network
 from synergic import Restorer, SynergicError
 from synergic.attention import patch_attention
 from synergic.cli import command
-from synergic.engine import FORMAT, restorer_from_onnx
+from synergic.engine import FORMAT, OnnxRestorer
 from synergic.export import SIZES, attention_in_onnx, export, quiet
 from synergic.images import read_pixels
 from synergic.weights import save_weights
@@ -104,7 +107,7 @@ def test_an_export_equals_its_network(exported: tuple[Path, Path, dict[tuple[int
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (40, 33, 3), (20, 31, 1), (300, 260, 3)])
-@pytest.mark.parametrize("options", [{}, {"sigma": 30.0}, {"strength": 0.25}])
+@pytest.mark.parametrize("options", [{}, {"sigma": 30.0}, {"strength": 0.25, "ensemble": True}])
 def test_the_onnx_engine_restores_as_the_network_does(
     exported: tuple[Path, Path, dict[tuple[int, int], float]],
     random: np.random.Generator,
@@ -112,9 +115,10 @@ def test_the_onnx_engine_restores_as_the_network_does(
     options: dict[str, Any],
 ) -> None:
     weights, model, _ = exported
-    image = random.random(shape, np.float32)
-    wanted = Restorer.from_pretrained(weights, device="cpu", precision="float32", tile_size=128)(image, **options)
-    got = restorer_from_onnx(model, tile_size=128)(image, **options)
+    image, options = random.random(shape, np.float32), dict(options)
+    how: dict[str, Any] = {"tile_size": 128, "ensemble": options.pop("ensemble", False)}
+    wanted = Restorer.from_pretrained(weights, device="cpu", precision="float32", **how)(image, **options)
+    got = OnnxRestorer.from_file(model, **how)(image, **options)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
     assert np.abs(wanted - image).max() > 1e-3
 
@@ -127,7 +131,7 @@ def test_a_gray_blind_model_restores_channel_by_channel(
         archive.extractall(tmp_path)
     image = random.random((90, 101, 3), np.float32)
     wanted = Restorer.from_pretrained(weights, device="cpu", precision="float32")(image)
-    restorer = restorer_from_onnx(tmp_path / "synergic-gray" / "model.onnx", ensemble=False)
+    restorer = OnnxRestorer.from_file(tmp_path / "synergic-gray" / "model.onnx", ensemble=False)
     np.testing.assert_allclose(restorer(image), wanted, atol=1e-5)
     with pytest.raises(SynergicError, match="sigma: gray .denoise. works without"):
         restorer(image, sigma=25)
@@ -221,23 +225,32 @@ def test_files_that_are_no_exports_are_refused(tmp_path: Path) -> None:
 
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(SynergicError, match="evil.onnx: expected an ONNX model, got a file that does not open as one"):
-        restorer_from_onnx(path)
+        OnnxRestorer.from_file(path)
     assert not (tmp_path / "ran").exists()
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.pkl", b"x")
     with pytest.raises(SynergicError, match="expected an ONNX model"):
-        restorer_from_onnx(path)
+        OnnxRestorer.from_file(path)
     with pytest.raises(SynergicError, match="expected a model of format synergic-onnx-1, got none"):
-        restorer_from_onnx(foreign(path))
+        OnnxRestorer.from_file(foreign(path))
     for location in ("/etc/hostname", "../weights.bin", "weights.bin"):
         with pytest.raises(SynergicError, match="expected a model in one file, got one that reads others"):
-            restorer_from_onnx(foreign(path, metadata=ours, location=location))
+            OnnxRestorer.from_file(foreign(path, metadata=ours, location=location))
     with pytest.raises(SynergicError, match="expected a configuration and a card, got none"):
-        restorer_from_onnx(foreign(path, metadata=ours))
+        OnnxRestorer.from_file(foreign(path, metadata=ours))
+    for config in (
+        "{}",
+        "[]",
+        '{"colors": 2, "downscale": 1, "window": 8}',
+        '{"colors": 1, "downscale": 0, "window": 8}',
+    ):
+        with pytest.raises(SynergicError, match="expected a configuration and a card, got none"):
+            OnnxRestorer.from_file(foreign(path, metadata=ours | {"config": config, "card": "{}"}))
+    config = '{"colors": 1, "downscale": 1, "window": 8}'
     with pytest.raises(SynergicError, match="expected inputs named input and sigma or quality, got x"):
-        restorer_from_onnx(foreign(path, metadata=ours | {"config": "{}", "card": "{}"}))
+        OnnxRestorer.from_file(foreign(path, metadata=ours | {"config": config, "card": "{}"}))
     with pytest.raises(SynergicError, match="missing.onnx: expected a model written by `synergic export`, got No such"):
-        restorer_from_onnx(tmp_path / "missing.onnx")
+        OnnxRestorer.from_file(tmp_path / "missing.onnx")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +263,7 @@ def test_files_that_are_no_exports_are_refused(tmp_path: Path) -> None:
 )
 def test_the_onnx_engine_refuses_what_it_cannot_do(options: dict[str, object], message: str) -> None:
     with pytest.raises(SynergicError, match=message):
-        restorer_from_onnx("model.onnx", **options)  # type: ignore[arg-type]
+        OnnxRestorer.from_file("model.onnx", **options)  # type: ignore[arg-type]
 
 
 def test_commands_end_to_end(
@@ -274,3 +287,40 @@ def test_commands_end_to_end(
     assert np.abs(difference).max() <= 1
     with pytest.raises(SynergicError, match="engine onnx: expected --weights with a model"):
         command(["restore", str(source), "-o", str(tmp_path / "o"), "--engine", "onnx"], standalone_mode=False)
+
+
+def test_the_onnx_engine_does_without_pytorch(
+    exported: tuple[Path, Path, dict[tuple[int, int], float]], tmp_path: Path, random: np.random.Generator
+) -> None:
+    """The command restores where PyTorch and all that only it needs cannot be imported."""
+    source = save(tmp_path / "a.png", random.integers(0, 256, (50, 70, 3), np.uint8))
+    code = (
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(['torch', 'safetensors', 'onnxscript', 'matplotlib'])\n"
+        "from synergic.cli import main\n"
+        "main()\n"
+    )
+    options = ["--engine", "onnx", "--weights", str(exported[1]), "--sigma", "20", "--json"]
+    command_line = [sys.executable, "-c", code, "restore", str(source), "-o", str(tmp_path / "b.png"), *options]
+    ran = subprocess.run(command_line, check=True, capture_output=True, text=True)
+    told = json.loads(ran.stdout)
+    assert (told["status"], told["weights"], told["task"]) == ("restored", "color", "denoise")
+    restored = Restorer.from_pretrained(exported[0], device="cpu", precision="float32")(read_pixels(source), sigma=20)
+    assert np.abs(read_pixels(tmp_path / "b.png").astype(int) - restored).max() <= 1
+
+
+def test_running_out_of_memory_halves_the_tile(
+    exported: tuple[Path, Path, dict[tuple[int, int], float]], random: np.random.Generator
+) -> None:
+    class Full:
+        """A session in a machine with memory for 128 pixels."""
+
+        def run(self, _: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            if inputs["input"].shape[2] > 128:
+                raise RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9")
+            return [inputs["input"] + 1 / 4]
+
+    restorer = OnnxRestorer.from_file(exported[1], tile_size=256)
+    small = replace(restorer, model=replace(restorer.model, session=Full()))
+    image = random.random((300, 200, 3), np.float32)
+    np.testing.assert_allclose(small(image), image + 1 / 4, atol=1e-6)

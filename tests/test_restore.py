@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import synergic.restore as module
 from synergic import Restorer, SynergicError, tiling
 
 MakeWeights = Callable[..., Path]
@@ -100,7 +99,7 @@ def test_out_of_memory_halves_the_tile(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(function, pixels, tile_size, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "map_tiles", limited)
+    monkeypatch.setattr(tiling, "map_tiles", limited)
     restored = restorer_of(path, tile_size=512)(image)
     assert sizes == [512, 256, 128]
     monkeypatch.undo()
@@ -113,7 +112,7 @@ def test_out_of_memory_at_the_smallest_tile_is_one_line(
     def full(*_: object) -> np.ndarray:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
 
-    monkeypatch.setattr(module, "map_tiles", full)
+    monkeypatch.setattr(tiling, "map_tiles", full)
     with pytest.raises(SynergicError, match="expected enough for tiles of 200"):
         restorer_of(make_weights(), tile_size=200)(np.zeros((4, 4), np.uint8))
 
@@ -122,7 +121,7 @@ def test_other_runtime_errors_pass(make_weights: MakeWeights, monkeypatch: pytes
     def broken(*_: object) -> np.ndarray:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(module, "map_tiles", broken)
+    monkeypatch.setattr(tiling, "map_tiles", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         restorer_of(make_weights())(np.zeros((4, 4), np.uint8))
 

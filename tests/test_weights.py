@@ -12,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from conftest import tiny_card, tiny_network
+from synergic.card import published_weights
 from synergic.errors import SynergicError
-from synergic.weights import load_weights, published_weights, read_header, save_weights
+from synergic.weights import load_weights, read_header, save_weights
 
 MakeWeights = Callable[..., Path]
 

@@ -181,8 +181,9 @@ def weights(as_json: bool) -> None:
     """Published weights: task, parameters, training data, licence, measured scores."""
     from dataclasses import asdict
 
+    from synergic.card import published_weights
     from synergic.network import SATNet, count_parameters
-    from synergic.weights import published_weights, read_header
+    from synergic.weights import read_header
 
     headers = [read_header(path) for path in published_weights().values()]
     sizes = [count_parameters(SATNet(config)) for config, _ in headers]
@@ -315,12 +316,12 @@ def compare(
     output: Path, name: str | None, device: str, precision: str, overwrite: bool, data: Path, **asked: Any
 ) -> None:
     """The network beside classical methods on clean pictures: table, report, contact sheet with zoomed crops."""
+    from synergic.card import weights_for
     from synergic.compare import compare, draw_sheet, table
     from synergic.evaluate import Protocol
     from synergic.figures import check_figure
     from synergic.images import find_pictures, read_pixels
     from synergic.restore import Restorer
-    from synergic.weights import weights_for
 
     if (asked["sigma"] is None) == (asked["quality"] is None):
         raise SynergicError("compare: expected one of --sigma and --quality; pass how the pictures are to be degraded")

@@ -1,64 +1,99 @@
-"""ONNX Runtime in place of PyTorch: an exported model as the network of a `Restorer`.
-
-Tiles, strength, ensemble and files are the restorer's own; PyTorch is left with the tensors between them.
-"""
+"""ONNX Runtime in place of PyTorch, which is not imported: models written by `synergic export` restore pictures."""
 
 import json
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from synergic.card import Card, told_strength
 from synergic.config import read_config
 from synergic.errors import SynergicError
-from synergic.network import UNKNOWN_STRENGTH, SATNetConfig
-from synergic.restore import SMALLEST_TILE, TILE_SIZE, Restorer
-from synergic.weights import Card
+from synergic.tiling import TILE_SIZE, Progress, check_tile_size, restore_picture
 
 FORMAT = "synergic-onnx-1"
 
 
-def restorer_from_onnx(
-    name: str | Path,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    tile_size: int = TILE_SIZE,
-    ensemble: bool = False,
-) -> Restorer:
-    """A restorer that runs a model written by `synergic export`, on the CPU in float32; it gives no gradients."""
-    if device not in ("auto", "cpu"):
-        raise SynergicError(f"device: expected auto or cpu with the onnx engine, got {device!r}")
-    if precision not in ("auto", "float32"):
-        raise SynergicError(f"precision: expected auto or float32 with the onnx engine, got {precision!r}")
-    if tile_size < SMALLEST_TILE:
-        raise SynergicError(f"tile size: expected at least {SMALLEST_TILE}, got {tile_size}")
-    path = Path(name)
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        raise SynergicError(f"{path}: expected a model written by `synergic export`, got {error.strerror}") from None
-    network = OnnxNetwork.from_bytes(model, path)
-    called_alike: Any = network  # a restorer calls its network and reads its configuration, no more
-    return Restorer(called_alike, network.card, torch.device("cpu"), torch.float32, tile_size, ensemble)
+@dataclass(frozen=True)
+class OnnxRestorer:
+    """A `Restorer` of an exported model, for pictures. Make one with `from_file`."""
+
+    model: "OnnxModel"
+    card: Card
+    tile_size: int = TILE_SIZE
+    ensemble: bool = False
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        tile_size: int = TILE_SIZE,
+        ensemble: bool = False,
+    ) -> Self:
+        """A restorer that runs a model on the CPU in float32. The options are those of `Restorer.from_pretrained`."""
+        if device not in ("auto", "cpu"):
+            raise SynergicError(f"device: expected auto or cpu with the onnx engine, got {device!r}")
+        if precision not in ("auto", "float32"):
+            raise SynergicError(f"precision: expected auto or float32 with the onnx engine, got {precision!r}")
+        check_tile_size(tile_size)
+        try:
+            model = Path(path).read_bytes()
+        except OSError as error:
+            raise SynergicError(
+                f"{path}: expected a model written by `synergic export`, got {error.strerror}"
+            ) from None
+        read = OnnxModel.from_bytes(model, path)
+        return cls(read, read.card, tile_size, ensemble)
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        *,
+        sigma: float | None = None,
+        quality: int | None = None,
+        strength: float = 1.0,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Restore one picture, as `Restorer` does."""
+        restore_tile = partial(self._restore_tile, told=self.told_strength(sigma, quality))
+        return restore_picture(restore_tile, image, self.tile_size, self.model.align, self.ensemble, strength, progress)
+
+    def told_strength(self, sigma: float | None, quality: int | None) -> float:
+        """What the model is told, as `card.told_strength` says."""
+        return told_strength(self.card, self.model.plane is not None, sigma, quality)
+
+    def _restore_tile(self, tile: np.ndarray, told: float) -> np.ndarray:
+        """H W C float32 -> H W C float32. A colour model sees gray three times, and its answers are averaged."""
+        planes = tile.transpose(2, 0, 1)[None]  # 1 C H W
+        repeated = len(planes[0]) < self.model.colors
+        restored = self.model(np.repeat(planes, 3, axis=1) if repeated else planes, told)
+        restored = restored.mean(1, keepdims=True) if repeated else restored
+        return restored[0].transpose(1, 2, 0)
 
 
 @dataclass(frozen=True)
-class OnnxNetwork:
-    """An exported model, called as the network is that it was exported from."""
+class OnnxModel:
+    """An exported model in ONNX Runtime."""
 
     session: Any
-    config: SATNetConfig
     card: Card
+    colors: int
+    """3, or 1 for a gray model, which takes any number of channels, each for itself."""
+    align: int
+    """Where its windows begin: at multiples of so many pixels."""
     plane: str | None
     """Name of the input for the strength; None for a model that works without."""
 
     @classmethod
-    def from_bytes(cls, model: bytes, source: Path) -> Self:
+    def from_bytes(cls, model: bytes, source: str | Path) -> Self:
         """A model in one file; anything else raises SynergicError, which names `source`."""
         onnx, runtime = require("onnx", "onnxruntime")
         try:
@@ -74,11 +109,15 @@ class OnnxNetwork:
         if any(isinstance(part, onnx.TensorProto) and part.external_data for part in _parts(parsed)):
             raise SynergicError(f"{source}: expected a model in one file, got one that reads others; export it again")
         try:
-            config, card = json.loads(metadata["config"]), json.loads(metadata["card"])
-        except (KeyError, json.JSONDecodeError):
+            config, card = json.loads(metadata["config"]), dict(json.loads(metadata["card"]))
+            colors, align = int(config["colors"]), config["downscale"] * (config["window"] or config["stride"])
+            if colors not in (1, 3) or align not in range(1, 1 << 16):
+                raise ValueError
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise SynergicError(f"{source}: expected a configuration and a card, got none; export it again") from None
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        threads = os.environ.get("OMP_NUM_THREADS", "")  # as PyTorch reads it; 0: as many as there are cores
+        options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
         options.log_severity_level = 3  # errors only
         try:
             session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -87,27 +126,18 @@ class OnnxNetwork:
         names = [entry.name for entry in session.get_inputs()]
         if names not in (["input"], ["input", "sigma"], ["input", "quality"]):
             raise SynergicError(f"{source}: expected inputs named input and sigma or quality, got {', '.join(names)}")
-        plane = names[1] if len(names) == 2 else None
-        read = replace(read_config(SATNetConfig, config, source), conditioned=plane is not None)
-        return cls(session, read, read_config(Card, card, source), plane)
+        return cls(session, read_config(Card, card, source), colors, align, names[1] if len(names) == 2 else None)
 
-    def __call__(self, degraded: Tensor, strength: Tensor | None = None) -> Tensor:
-        """As `SATNet.forward`: N C H W and N strengths, which must be alike, -> N C H W. A gray model sees the batch as
-        channels, each for itself; a colour model one picture after the other."""
-        if self.config.colors == 1:
-            return self._run(degraded.transpose(0, 1), strength).transpose(0, 1)
-        return torch.cat([self._run(picture, strength) for picture in degraded.split(1)])
-
-    def _run(self, degraded: Tensor, strength: Tensor | None) -> Tensor:  # 1 C H W -> 1 C H W
-        inputs = {"input": degraded.contiguous().numpy()}
+    def __call__(self, degraded: np.ndarray, told: float) -> np.ndarray:
+        """1 C H W float32 -> 1 C H W float32. told: sigma/255, quality/100 or UNKNOWN_STRENGTH, if there is a plane."""
+        inputs = {"input": np.ascontiguousarray(degraded)}
         if self.plane is not None:
-            told = UNKNOWN_STRENGTH if strength is None else float(strength[0])
-            inputs[self.plane] = torch.full((1, 1, *degraded.shape[2:]), told).numpy()
+            inputs[self.plane] = np.full((1, 1, *degraded.shape[2:]), told, np.float32)
         try:
-            return torch.from_numpy(self.session.run(["output"], inputs)[0])
+            return self.session.run(["output"], inputs)[0]
         except Exception as error:
             if "Failed to allocate memory" in str(error):
-                raise torch.OutOfMemoryError("ONNX Runtime: can't allocate memory") from error  # the tile is halved
+                raise MemoryError("ONNX Runtime") from error  # the tile is halved
             raise
 
 

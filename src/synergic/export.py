@@ -25,11 +25,12 @@ from onnxscript import FLOAT, INT64
 from torch import Tensor, nn
 
 from synergic.attention import patch_attention
-from synergic.engine import FORMAT, OnnxNetwork
+from synergic.card import UNKNOWN_STRENGTH, Card
+from synergic.engine import FORMAT, OnnxModel
 from synergic.errors import SynergicError
 from synergic.files import whole_file
-from synergic.network import UNKNOWN_STRENGTH, NonLocalAttention, SATNet, SATNetConfig, fold_batch_norm
-from synergic.weights import Card, load_weights
+from synergic.network import NonLocalAttention, SATNet, SATNetConfig, fold_batch_norm
+from synergic.weights import load_weights
 
 OPSET = 18
 op: Any = onnxscript.opset18
@@ -60,7 +61,7 @@ def export(
     if darktable:
         check_for_darktable(network.config, card, blind)
     model = traced(fold_batch_norm(network), card, blind)
-    errors = parity(network, OnnxNetwork.from_bytes(model, target))
+    errors = parity(network, OnnxModel.from_bytes(model, target))
     for (height, width), error in errors.items():
         if not error <= TOLERANCE:  # not a number, too
             raise SynergicError(
@@ -125,14 +126,14 @@ def quiet() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def parity(network: SATNet, model: OnnxNetwork) -> dict[tuple[int, int], float]:
+def parity(network: SATNet, model: OnnxModel) -> dict[tuple[int, int], float]:
     """The largest relative error of a model at each of `SIZES`, with the strength known and unknown.
 
     Relative error: the largest difference over the largest value of the network's output. The picture is waves, which
     repeat, under noise.
     """
     generator = torch.Generator().manual_seed(0)
-    strengths = [25 / 255, UNKNOWN_STRENGTH] if model.plane else [None]
+    strengths = [25 / 255, UNKNOWN_STRENGTH] if model.plane else [UNKNOWN_STRENGTH]
     errors = {}
     for height, width in SIZES:
         waves = torch.sin(torch.arange(height) / 3)[:, None] * torch.sin(torch.arange(width) / 5)
@@ -140,8 +141,8 @@ def parity(network: SATNet, model: OnnxNetwork) -> dict[tuple[int, int], float]:
         degraded = 0.5 + 0.3 * waves + 0.1 * noise
         found = []
         for strength in strengths:
-            told = None if strength is None else torch.tensor([strength])
-            wanted, got = network(degraded, told), model(degraded, told)
+            told = torch.tensor([strength]) if network.config.conditioned else None
+            wanted, got = network(degraded, told), torch.from_numpy(model(degraded.numpy(), strength))
             found.append((wanted - got).abs().max() / wanted.abs().max())
         errors[height, width] = float(torch.stack(found).max())  # not a number if one is
     return errors

@@ -16,9 +16,10 @@ from typing import Any, Self
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from synergic.card import find_weights
 from synergic.errors import SynergicError
 from synergic.network import SATNet, count_parameters
-from synergic.weights import find_weights, read_header
+from synergic.weights import read_header
 
 PREFIX = "hub:"
 FILE = "weights.safetensors"

@@ -2,22 +2,20 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from importlib.resources import files
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from synergic.card import Card, find_weights
 from synergic.config import read_config
 from synergic.errors import SynergicError
 from synergic.files import whole_file
 from synergic.network import SATNet, SATNetConfig
-
-Task = Literal["denoise", "photo", "jpeg"]
 
 FORMAT = "synergic-1"
 STATE_DICT_FORMAT = "synergic-state-dict-1"
@@ -27,34 +25,6 @@ MAX_BYTES = 1 << 30
 """The largest file that is opened as weights: two hundred times the published ones."""
 
 _TYPES = {torch.float32: "F32", torch.int64: "I64"}  # as safetensors writes the types that a network holds
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a weights file says of itself."""
-
-    name: str
-    """Name under which it is published, such as gray-denoise."""
-    task: Task
-    """The degradation it removes."""
-    data: str
-    """Pictures it was trained on."""
-    licence: str
-    """Licence of that data."""
-    steps: int
-    """Training steps behind these weights, those of the weights they started from included."""
-    seconds: float
-    """Wall-clock seconds of these steps."""
-    hardware: str
-    """What it was trained on."""
-    recipe: dict[str, Any]
-    """The complete training recipe: seed, crop and batch size, learning rate and the rest."""
-    scores: dict[str, float] = field(default_factory=dict)
-    """Measured PSNR in dB by protocol, such as {"Set12, sigma 25": 30.44}."""
-    protocol: str = ""
-    """How the scores were measured."""
-    limits: str = ""
-    """Known limits."""
 
 
 def save_weights(path: Path, network: SATNet, card: Card) -> None:
@@ -110,39 +80,6 @@ def read_header(path: Path) -> tuple[SATNetConfig, Card]:
             f"{path}: expected a configuration and a card, got an incomplete header; the file is damaged"
         ) from None
     return read_config(SATNetConfig, config, path), read_config(Card, card, path)
-
-
-def published_weights() -> dict[str, Path]:
-    """Weights inside the package, by name."""
-    folder = Path(str(files("synergic") / "published"))
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
-
-
-def weights_for(task: Task, colors: int) -> str:
-    """The published weights that serve a task on gray (1) or colour (3) pictures best."""
-    own, other = ("gray", "color") if colors == 1 else ("color", "gray")
-    candidates = [task, f"{own}-{task}", f"{other}-{task}"]
-    published = published_weights()
-    for name in candidates:
-        if name in published:
-            return name
-    raise SynergicError(
-        f"task {task}: expected published weights for it, got only {', '.join(published)}; pass --weights"
-    )
-
-
-def find_weights(name_or_path: str | Path) -> Path:
-    """The file of published weights, or the file itself."""
-    published = published_weights()
-    if str(name_or_path) in published:
-        return published[str(name_or_path)]
-    path = Path(name_or_path)
-    if not path.is_file():
-        names = ", ".join(published) or "none yet"
-        raise SynergicError(
-            f"{name_or_path}: expected a weights file or a published name, got neither; published: {names}"
-        )
-    return path
 
 
 def open_safetensors(path: Path) -> Any:
