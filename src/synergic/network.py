@@ -27,6 +27,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from synergic.attention import patch_attention, pixel_attention
 from synergic.card import UNKNOWN_STRENGTH
 
+QUERIES_AT_ONCE = 512
+"""Queries of a whole map that are compared at once when restoring: as fast as all of them, in memory that does not grow
+with the square of the map. Training's crops are small."""
+
 
 @dataclass(frozen=True)
 class SATNetConfig:
@@ -247,8 +251,9 @@ class NonLocalAttention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # N H W E -> N H W E
         c = self.config
         scale = self.log_scale.exp()
+        chunk = None if self.training else QUERIES_AT_ONCE
         if c.nonlocal_attention == "pixel":
-            return pixel_attention(q, k, v, scale=scale, window=c.window, halo=c.halo)
+            return pixel_attention(q, k, v, scale=scale, window=c.window, halo=c.halo, chunk=chunk)
         return patch_attention(
             q,
             k,
@@ -259,6 +264,7 @@ class NonLocalAttention(nn.Module):
             key_stride=c.key_stride,
             window=c.window,
             halo=c.halo,
+            chunk=chunk,
         )
 
 
