@@ -94,6 +94,15 @@ def test_damaged_configurations_are_refused(spandrel: Any, tmp_path: Path, confi
         spandrel.ModelLoader().load_from_file(tmp_path / "a.safetensors")
 
 
+def test_values_that_are_not_finite_are_refused(spandrel: Any, tmp_path: Path) -> None:
+    network = tiny_network(3)
+    with torch.no_grad():
+        network.tail.bias[0] = torch.nan  # type: ignore[index]
+    save_state_dict(tmp_path / "a.safetensors", network, tiny_card())
+    with pytest.raises(SynergicError, match="tail.bias: expected finite values, got NaN or infinity"):
+        spandrel.ModelLoader().load_from_file(tmp_path / "a.safetensors")
+
+
 def test_the_command_writes_what_spandrel_loads(spandrel: Any, tmp_path: Path, make_weights: MakeWeights) -> None:
     target = tmp_path / "out.safetensors"
     arguments = ["export", "--weights", str(make_weights(colors=3)), "--for", "spandrel", "-o"]

@@ -55,10 +55,7 @@ def load_weights(name_or_path: str | Path) -> tuple[SATNet, Card]:
         held = {key: f"{part.get_dtype()} {part.get_shape()}" for key, part in slices.items()}
         check_tensors(network, held, path)
         tensors = {key: file.get_tensor(key) for key in held}
-    for key, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise SynergicError(f"{path}: {key}: expected finite values, got NaN or infinity; the file is damaged")
-    network.to_empty(device="cpu").load_state_dict(tensors)
+    fill(network, tensors, path)
     return network, card
 
 
@@ -117,7 +114,7 @@ def network_from_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[SATNet, d
     network = unfilled(read_config(SATNetConfig, config, CONFIG_KEY))
     held = {key: f"{_TYPES.get(tensor.dtype, tensor.dtype)} {list(tensor.shape)}" for key, tensor in tensors.items()}
     check_tensors(network, held, "SAT-Net")
-    network.to_empty(device="cpu").load_state_dict(tensors)
+    fill(network, tensors, "SAT-Net")
     return network, tensors
 
 
@@ -134,3 +131,11 @@ def check_tensors(network: SATNet, held: Mapping[str, str], source: object) -> N
         want, got = expected.get(key, "none"), held.get(key, "none")
         if want != got:
             raise SynergicError(f"{source}: {key}: expected {want}, got {got}; the file is damaged")
+
+
+def fill(network: SATNet, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Give an unfilled network its tensors, on the CPU; they must be finite."""
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise SynergicError(f"{source}: {key}: expected finite values, got NaN or infinity; the file is damaged")
+    network.to_empty(device="cpu").load_state_dict(tensors)
