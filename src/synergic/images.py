@@ -75,6 +75,7 @@ _PNG_COLOUR = (b"cHRM", b"cICP", b"cLLI", b"gAMA", b"mDCV", b"sRGB")  # libvips 
 _XMP_TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 _HARMLESS = re.compile(r"extraneous bytes|JFIF revision|Adobe color transform|Invalid SOS parameters|^\s*$")
 _UNKNOWN_RESOLUTION = 1.0  # pixels per mm: what libvips says of a file that has none
+_GREATEST_RESOLUTION = 1e6  # pixels per mm: what libvips can hold
 
 
 def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -235,7 +236,7 @@ def _metadata(image: pyvips.Image, png_chunks: Mapping[bytes, bytes]) -> dict[st
         resolution = image.get(name)
         if resolution == _UNKNOWN_RESOLUTION and "exif-data" in metadata:  # libvips overlooks it in a WebP
             resolution = _exif_resolution(image, tag)
-        if resolution != _UNKNOWN_RESOLUTION:
+        if resolution != _UNKNOWN_RESOLUTION and 0 < resolution <= _GREATEST_RESOLUTION:
             metadata[name] = resolution
     return metadata
 
