@@ -182,21 +182,11 @@ def child(folder: Path) -> None:
     """Restore every file of folder/in that has no line in folder/told.jsonl yet, and append a line for each."""
     from resource import RLIMIT_AS, setrlimit
 
-    import torch
-    from torch import Tensor
-
-    from conftest import tiny_card
-    from synergic import Restorer, SATNet, SATNetConfig
+    from conftest import identity_restorer
     from synergic.batch import Job, Options, restore_files
     from synergic.images import read_picture
 
-    class Identity(SATNet):
-        def forward(self, degraded: Tensor, strength: Tensor | None = None) -> Tensor:  # noqa: ARG002
-            return degraded
-
-    config = SATNetConfig(channels=4, blocks=1, depth=1)
-    restorer = Restorer(Identity(config), tiny_card(), torch.device("cpu"), torch.float32)
-    options = Options(weights="identity", loaded={"identity": restorer})
+    options = Options(weights="identity", loaded={"identity": identity_restorer()})
     setrlimit(RLIMIT_AS, (memory("VmSize") + 8 * MEGABYTES * 10**6,) * 2)  # the machine has other things to do
     done = len((folder / "told.jsonl").read_text().splitlines())
     paths = sorted((folder / "in").iterdir())[done:]

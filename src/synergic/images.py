@@ -145,8 +145,11 @@ def _one_line(path: Path, done: str) -> Iterator[None]:
         yield
     except pyvips.Error as error:
         lines = [line.strip() for line in error.detail.splitlines() if line.strip()]
-        reason = re.sub(r"^\w+: ", "", lines[0].replace(f"{path}: ", "")) if lines else "its contents are damaged"
-        wanted = "expected a whole PNG, JPEG, TIFF or WebP file" if done == "read" else "nothing was written"
+        lines = [
+            line for line in lines if line.startswith("system error: ")
+        ] + lines  # a full disk, before what follows
+        reason = re.sub(r"^[\w ]+: ", "", lines[0].replace(f"{path}: ", "")) if lines else "its contents are damaged"
+        wanted = "expected a whole PNG, JPEG, TIFF or WebP file" if done == "read" else "check the free space"
         raise SynergicError(f"{path}: cannot be {done}: {reason}; {wanted}") from error
     except OSError as error:
         raise SynergicError(f"{path}: cannot be {done}: {error.strerror}; check the path and its rights") from error
