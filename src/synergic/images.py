@@ -70,7 +70,9 @@ MAX_PIXELS = 500_000_000
 
 _DTYPES = {"uchar": "uint8", "ushort": "uint16", "float": "float32"}
 _CHANNELS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "scrgb": 3}
-_KEPT = re.compile(r"(icc-profile|exif|xmp|iptc|photoshop)-data|image-description|png-comment-.*|resolution-unit")
+_KEPT = tuple(f"{kind}-data" for kind in ("icc-profile", "exif", "xmp", "iptc", "photoshop"))
+_KEPT += ("image-description", "resolution-unit")
+_COMMENT = "png-comment-"
 _PNG_COLOUR = (b"cHRM", b"cICP", b"cLLI", b"gAMA", b"mDCV", b"sRGB")  # libvips carries none of them
 _XMP_TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 _HARMLESS = re.compile(r"extraneous bytes|JFIF revision|Adobe color transform|Invalid SOS parameters|^\s*$")
@@ -143,11 +145,9 @@ def _one_line(path: Path, done: str) -> Iterator[None]:
     pyvips.vips_lib.vips_error_clear()  # or a warning that an earlier file left behind would be blamed on this one
     try:
         yield
-    except pyvips.Error as error:
-        lines = [line.strip() for line in error.detail.splitlines() if line.strip()]
-        lines = [
-            line for line in lines if line.startswith("system error: ")
-        ] + lines  # a full disk, before what follows
+    except (pyvips.Error, UnicodeDecodeError) as error:  # the latter where libvips names something that is not UTF-8
+        lines = [line.strip() for line in getattr(error, "detail", "").splitlines() if line.strip()]
+        lines.sort(key=lambda line: not line.startswith("system error: "))  # a full disk, before what follows from it
         reason = re.sub(r"^[\w ]+: ", "", lines[0].replace(f"{path}: ", "")) if lines else "its contents are damaged"
         wanted = "expected a whole PNG, JPEG, TIFF or WebP file" if done == "read" else "check the free space"
         raise SynergicError(f"{path}: cannot be {done}: {reason}; {wanted}") from error
@@ -228,7 +228,7 @@ def _field(image: pyvips.Image, name: str, default: Any) -> Any:
 def _metadata(image: pyvips.Image, png_chunks: Mapping[bytes, bytes]) -> dict[str, bytes | str | float]:
     """What `write_picture` hands on: what `_KEPT` names, a PNG's colour space, and "xres" and "yres" in pixels per mm
     where known."""
-    metadata = {name: image.get(name) for name in image.get_fields() if _KEPT.fullmatch(name)}
+    metadata = {name: image.get(name) for name in (*_KEPT, *_comments(image)) if image.get_typeof(name)}
     if colour := b"".join(png_chunks[name] for name in _PNG_COLOUR if name in png_chunks):
         metadata["png-colour"] = colour
     if "xmp-data" in metadata and _field(image, "orientation", 1) != 1:  # some readers turn a picture by its XMP
@@ -242,6 +242,14 @@ def _metadata(image: pyvips.Image, png_chunks: Mapping[bytes, bytes]) -> dict[st
         if resolution != _UNKNOWN_RESOLUTION and 0 < resolution <= _GREATEST_RESOLUTION:
             metadata[name] = resolution
     return metadata
+
+
+def _comments(image: pyvips.Image) -> list[str]:
+    """The names of a PNG's comments; none if one of them is not UTF-8, for pyvips gives no list then."""
+    try:
+        return [name for name in image.get_fields() if name.startswith(_COMMENT)]
+    except UnicodeDecodeError:
+        return []
 
 
 def _exif_resolution(image: pyvips.Image, tag: str) -> float:
@@ -388,7 +396,7 @@ def _save(path: Path, picture: Picture, form: _Format) -> None:
         image = image.bandjoin(_to_image(picture.alpha[:, :, None])).copy(interpretation=image.interpretation)
     image = image.copy(**{name: picture.metadata.get(name, 72 / 25.4) for name in ("xres", "yres")})
     for name, value in picture.metadata.items():
-        if _KEPT.fullmatch(name):
+        if name in _KEPT or name.startswith(_COMMENT):
             kind = pyvips.GValue.blob_type if isinstance(value, bytes) else pyvips.GValue.gstr_type
             image.set_type(kind, name, value)
     image.set_type(pyvips.GValue.gint_type, "orientation", 1)
