@@ -13,8 +13,8 @@ from synergic.degradations import CameraNoise
 from synergic.images import Picture, read_pixels, write_picture
 from synergic.metrics import psnr
 
-SEED = 3
-NOISE = CameraNoise(shot_min=3e-3, shot_max=3e-3, fine_max=0.6, coarse_max=0.3, quality_min=90, clean=0)
+SEED = 0
+NOISE = CameraNoise(shot_min=1.2e-2, shot_max=1.2e-2, clean=0)  # a phone in the dark
 
 
 def main(folder: Path) -> None:

@@ -3,16 +3,17 @@
 Maps are H W C; computed in the dtype given, float64 wherever a test asks for it.
 """
 
-from collections.abc import Callable
 from math import ceil
 
 import numpy as np
 
 
-def starts(length: int, patch_size: int, stride: int) -> list[int]:
-    """Where the patches of an axis begin: ceil(length / stride) of them cover it, the overhang shared by both ends."""
+def starts(length: int, patch_size: int, stride: int, window: int | None = None) -> list[int]:
+    """Where the patches of an axis begin: ceil(length / stride) of them cover it, the overhang shared by both ends.
+
+    With a window as if the length were a multiple of the stride."""
     count = ceil(length / stride)
-    overhang = max(0, (count - 1) * stride + patch_size - length)
+    overhang = max(0, (count - 1) * stride + patch_size - (length if window is None else count * stride))
     return [i * stride - overhang // 2 for i in range(count)]
 
 
@@ -50,53 +51,46 @@ def patch_attention(
     patch_size: int = 7,
     stride: int = 4,
     key_stride: int | None = None,
-    key_mask: np.ndarray | None = None,
+    window: int | None = None,
+    halo: int = 0,
 ) -> np.ndarray:
-    """softmax(scale * query . key) over all key patches; the mean of what the patches over a pixel say of it."""
+    """softmax(scale * query . key) over the key patches that a query sees; the mean of what the patches over a pixel
+    say of it. With a window, patch number i of an axis belongs to the pixels from i * stride on."""
     height, width = q.shape[:2]
     step = stride if key_stride is None else key_stride
-    places = [(top, left) for top in starts(height, patch_size, step) for left in starts(width, patch_size, step)]
-    if key_mask is not None:
-        places = [place for place in places if patch_at(key_mask, *place, patch_size).any()]
-    keys = [patch_at(k, *place, patch_size) for place in places]
-    values = [patch_at(v, *place, patch_size) for place in places]
+    keys = {}
+    for i, top in enumerate(starts(height, patch_size, step, window)):
+        for j, left in enumerate(starts(width, patch_size, step, window)):
+            keys[i * step, j * step] = patch_at(k, top, left, patch_size), patch_at(v, top, left, patch_size)
     total, count = np.zeros_like(v), np.zeros((height, width, 1), v.dtype)
-    for top in starts(height, patch_size, stride):
-        for left in starts(width, patch_size, stride):
+    for i, top in enumerate(starts(height, patch_size, stride, window)):
+        for j, left in enumerate(starts(width, patch_size, stride, window)):
             query = patch_at(q, top, left, patch_size)
-            similarity = np.array([scale * np.vdot(query, key) for key in keys])
+            seen = [key for place, key in keys.items() if sees((i * stride, j * stride), place, window, halo)]
+            similarity = np.array([scale * np.vdot(query, key) for key, _ in seen])
             weights = np.exp(similarity - similarity.max())
             weights /= weights.sum()
             attended = np.zeros((patch_size, patch_size, v.shape[2]), v.dtype)
-            for weight, value in zip(weights, values, strict=True):
+            for weight, (_, value) in zip(weights, seen, strict=True):
                 attended += weight * value
-            for i in range(patch_size):
-                for j in range(patch_size):
-                    if 0 <= top + i < height and 0 <= left + j < width:
-                        total[top + i, left + j] += attended[i, j]
-                        count[top + i, left + j] += 1
+            for a in range(patch_size):
+                for b in range(patch_size):
+                    if 0 <= top + a < height and 0 <= left + b < width:
+                        total[top + a, left + b] += attended[a, b]
+                        count[top + a, left + b] += 1
     return total / count
 
 
+def sees(query: tuple[int, int], key: tuple[int, int], window: int | None, halo: int) -> bool:
+    """Whether a key's place lies within `halo` of the window that the query's place lies in."""
+    if window is None:
+        return True
+    begins = [place // window * window for place in query]
+    return all(begin - halo <= place < begin + window + halo for begin, place in zip(begins, key, strict=True))
+
+
 def pixel_attention(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: float, key_mask: np.ndarray | None = None
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: float, window: int | None = None, halo: int = 0
 ) -> np.ndarray:
     """Every pixel compared with every other; the loops over a patch shrink to one step."""
-    return patch_attention(q, k, v, scale=scale, patch_size=1, stride=1, key_mask=key_mask)
-
-
-def in_windows(
-    attention: Callable[..., np.ndarray], q: np.ndarray, k: np.ndarray, v: np.ndarray, window: int, halo: int
-) -> np.ndarray:
-    """Each window x window core from itself and `halo` pixels around it; outside the map nothing is a key."""
-    height, width = q.shape[:2]
-    result = np.zeros_like(v)
-    side = window + 2 * halo
-    for top in range(0, height, window):
-        for left in range(0, width, window):
-            parts = [patch_at(x, top - halo, left - halo, side) for x in (q, k, v, np.ones_like(q[..., :1]))]
-            *qkv, inside = parts
-            core = attention(*qkv, key_mask=inside)[halo : halo + window, halo : halo + window]
-            bottom, right = min(top + window, height), min(left + window, width)
-            result[top:bottom, left:right] = core[: bottom - top, : right - left]
-    return result
+    return patch_attention(q, k, v, scale=scale, patch_size=1, stride=1, window=window, halo=halo)

@@ -17,10 +17,9 @@ from synergic.attention import (
     attend,
     fold,
     grid_padding,
-    in_windows,
     overlap_count,
-    pad_to_grid,
     patch_attention,
+    patches,
     pixel_attention,
     unfold,
 )
@@ -74,7 +73,7 @@ def test_the_comparison_would_see_an_ignored_option(option: dict[str, Any]) -> N
 
 def test_scale_may_be_a_tensor_and_the_defaults_are_the_papers() -> None:
     qkv = maps(13, 17)
-    wanted = patch_attention(*qkv, scale=SCALE, patch_size=7, stride=4, key_stride=4, chunk=None, key_mask=None)
+    wanted = patch_attention(*qkv, scale=SCALE, patch_size=7, stride=4, key_stride=4, window=None, halo=0, chunk=None)
     assert torch.equal(patch_attention(*qkv, scale=torch.tensor(SCALE)), wanted)
 
 
@@ -117,9 +116,7 @@ def test_the_grid_covers_every_pixel(length: int, patch_size: int, stride: int) 
     assert 0 <= before <= after <= before + 1
     assert before + length + after == (grid - 1) * stride + patch_size
     assert before == -reference.starts(length, patch_size, stride)[0]
-    padded = pad_to_grid(torch.ones(1, length, length, 1), patch_size, stride)
-    assert padded.shape[1:3] == (before + length + after,) * 2
-    assert padded.sum() == length**2
+    assert patches(torch.ones(1, length, length, 1), patch_size, stride).shape == (1, grid**2, patch_size**2)
     count = overlap_count(grid, patch_size, stride)
     assert torch.equal(
         count[:, None],
@@ -144,10 +141,10 @@ def test_gradients_of_patch_attention(chunk: int | None, key_stride: int) -> Non
 
 def test_first_and_second_gradients_of_unfold_and_fold() -> None:
     x = maps(5, 7, dtype=torch.float64)[2].requires_grad_()
-    patches = unfold(x.detach(), 3, 2).requires_grad_()
+    unfolded = unfold(x.detach(), 3, 2).requires_grad_()
     for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
         assert check(partial(unfold, patch_size=3, stride=2), x, rtol=1e-5)
-        assert check(partial(fold, stride=2), patches, rtol=1e-5)
+        assert check(partial(fold, stride=2), unfolded, rtol=1e-5)
 
 
 def test_chunks_change_no_gradient() -> None:
@@ -161,65 +158,49 @@ def test_chunks_change_no_gradient() -> None:
         assert error(chunked, whole) < TOLERANCE
 
 
-# ---- windows and masks
+# ---- windows
 
 
-@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("size", [(5, 60), (21, 30), (33, 20), (40, 45)])
+@pytest.mark.parametrize("grid", [(7, 4, 4), (5, 4, 2), (7, 4, 1), (1, 1, 1)])
 @pytest.mark.parametrize(("window", "halo"), [(8, 4), (8, 0), (4, 8), (12, 4)])
-def test_windows_are_the_reference(size: tuple[int, int], window: int, halo: int) -> None:
+def test_windows_are_the_reference(size: tuple[int, int], grid: tuple[int, int, int], window: int, halo: int) -> None:
     qkv = maps(*size)
-    wanted = slow(
-        partial(reference.in_windows, partial(reference.patch_attention, scale=SCALE), window=window, halo=halo), qkv
-    )
-    for tokens in (1, 1 << 17):  # one window at a time, and all at once
-        assert error(in_windows(partial(patch_attention, scale=SCALE), *qkv, window, halo, tokens), wanted) < TOLERANCE
+    options: dict[str, Any] = dict(zip(("patch_size", "stride", "key_stride"), grid, strict=True))
+    options |= {"scale": SCALE, "window": window, "halo": halo}
+    wanted = slow(reference.patch_attention, qkv, **options)
+    assert error(patch_attention(*qkv, **options), wanted) < TOLERANCE
+    assert error(patch_attention(*qkv, **options | {"window": None}), wanted) > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize(("window", "halo"), [(17, 0), (24, 0), (24, 8)])
-def test_one_window_over_the_map_is_global_for_pixels(window: int, halo: int) -> None:
-    qkv = maps(13, 17, n=2)
-    attention = partial(pixel_attention, scale=SCALE)
-    assert error(in_windows(attention, *qkv, window, halo), attention(*qkv)) < TOLERANCE
+@pytest.mark.parametrize(("window", "halo"), [(8, 4), (16, 0), (4, 8)])
+def test_a_map_no_larger_than_a_window_with_its_halo_is_compared_whole(window: int, halo: int) -> None:
+    qkv = maps(13, 16, n=2)
+    for attention in (patch_attention, pixel_attention):
+        bounded = attention(*qkv, scale=SCALE, window=window, halo=halo)
+        assert torch.equal(bounded, attention(*qkv, scale=SCALE))
 
 
-@pytest.mark.parametrize("key_stride", [4, 1])
-def test_one_window_on_the_map_is_global_for_patches(key_stride: int) -> None:
-    """With a halo, or beyond the map, patches that overlap the border by a little join in: then it is no equality."""
-    qkv = maps(20, 20, n=2)
-    attention = partial(patch_attention, scale=SCALE, key_stride=key_stride)
-    assert error(in_windows(attention, *qkv, 20, 0), attention(*qkv)) < TOLERANCE
+def test_pictures_of_a_batch_have_windows_of_their_own() -> None:
+    qkv = maps(21, 30, n=3)
+    options: dict[str, Any] = {"scale": SCALE, "window": 8, "halo": 4}
+    alone = [patch_attention(*(x[i : i + 1] for x in qkv), **options) for i in range(3)]
+    assert error(patch_attention(*qkv, **options), torch.cat(alone)) < TOLERANCE
 
 
-def test_far_from_the_border_windows_with_enough_halo_are_global() -> None:
-    """Only one spot has anything to say: whoever sees it in his window says what the whole map says."""
-    q, k, v = maps(48, 48)
-    k, v = torch.zeros_like(k), v.clone()
-    k[:, 22:27, 22:27] = q[:, 22:27, 22:27]  # the patch of query (6, 6), which begins at 4 * 6 - 1
-    attention = partial(patch_attention, scale=50.0)
-    at = (slice(None), slice(24, 26), slice(24, 26))
-    assert error(in_windows(attention, q, k, v, 16, 16)[at], attention(q, k, v)[at]) < TOLERANCE
+def test_gradients_reach_through_windows() -> None:
+    def attention(*qkv: Tensor) -> Tensor:
+        return patch_attention(*qkv, scale=SCALE, patch_size=3, stride=2, window=4, halo=2)
+
+    inputs = [x.requires_grad_() for x in maps(5, 11, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(attention, inputs)
 
 
-@pytest.mark.parametrize("key_stride", [4, 1])
-def test_key_mask_ignores_keys_without_a_pixel_inside(key_stride: int) -> None:
-    q, k, v = maps(16, 16)
-    mask = torch.zeros(1, 16, 16, 1)
-    mask[:, :8] = 1
-    options: dict[str, Any] = {"scale": SCALE, "key_stride": key_stride}
-    masked = patch_attention(q, k, v, key_mask=mask, **options)
-    wanted = slow(partial(reference.patch_attention, key_mask=mask[0].numpy(), **options), (q, k, v))
-    assert error(masked, wanted) < TOLERANCE
-    assert error(masked, patch_attention(q, k, v, **options)) > 0.01
-    k[:, 15:], v[:, 15:] = 1e3, 1e3  # no key patch with a pixel inside reaches row 15
-    assert torch.equal(patch_attention(q, k, v, key_mask=mask, **options), masked)
-
-
-def test_key_mask_ignores_pixels() -> None:
-    q, k, v = maps(6, 5)
-    mask = torch.ones(1, 6, 5, 1)
-    mask[:, 4:] = 0
-    cut = attend(q.flatten(1, 2), k[:, :4].flatten(1, 2), v[:, :4].flatten(1, 2), SCALE, None, None)
-    assert error(pixel_attention(q, k, v, scale=SCALE, key_mask=mask), cut.view_as(v)) < TOLERANCE
+def test_bias_ignores_keys() -> None:
+    q, k, v = (x.flatten(1, 2) for x in maps(6, 5))
+    bias = torch.zeros(1, 30)
+    bias[:, 20:] = float("-inf")
+    assert error(attend(q, k, v, bias), attend(q, k[:, :20], v[:, :20])) < TOLERANCE
 
 
 # ---- memory

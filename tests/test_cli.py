@@ -30,9 +30,10 @@ def call(capsys: Capture, monkeypatch: pytest.MonkeyPatch, *arguments: object) -
     return int(stop.value.code or 0), captured.out, captured.err
 
 
-def test_help_does_not_import_torch() -> None:
-    code = "import sys; sys.argv = ['synergic', 'restore', '--help']\nfrom synergic.cli import main\n"
-    code += "try: main()\nfinally: assert not {'torch', 'numpy', 'pyvips'} & sys.modules.keys()"
+@pytest.mark.parametrize("name", ["restore", "serve"])
+def test_help_imports_nothing_heavy(name: str) -> None:
+    code = f"import sys; sys.argv = ['synergic', '{name}', '--help']\nfrom synergic.cli import main\n"
+    code += "try: main()\nfinally: assert not {'torch', 'numpy', 'pyvips', 'gradio', 'fastapi'} & sys.modules.keys()"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
@@ -132,3 +133,12 @@ def test_weights_lists_every_published_file(
     assert json.loads(out)[0]["licence"] == "CC0"
     assert json.loads(out)[0]["parameters"] > 1000
     assert "denoise-1-True: denoise" in call(capsys, monkeypatch, "weights")[1]
+
+
+def test_serve_without_its_extra_says_what_to_install(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "synergic.web", raising=False)
+    monkeypatch.delattr("synergic.web", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    code, out, err = call(capsys, monkeypatch, "serve")
+    assert (code, out) == (2, "")
+    assert err == "synergic: serve: expected uvicorn, got none; run pip install 'synergic[serve]'\n"

@@ -254,12 +254,24 @@ def test_chroma_min_orders_the_colour_of_the_noise() -> None:
     assert colour(0.0) < colour(0.5) < colour(1.0)
 
 
+def test_skew_draws_strong_noise_and_filtered_leaves_the_rest_as_it_was() -> None:
+    def deviations(skew: float) -> list[float]:
+        noise = CameraNoise(clean=0.0, jpeg=0.0, reduced=1.0, skew=skew)
+        return [(noise(flat(0.5), seeded(s))[0] - flat(0.5)).std().item() for s in range(60)]
+
+    assert np.median(deviations(0.6)) > 1.5 * np.median(deviations(1.0))
+    raw = CameraNoise(clean=0.0, jpeg=0.0, reduced=1.0, filtered=0.0)
+    for seed in range(4):
+        noise = (raw(flat(0.5), seeded(seed))[0] - flat(0.5))[1]
+        neighbours = (noise[:, 1:] * noise[:, :-1]).mean() / noise.square().mean()
+        assert abs(neighbours) < 0.1, "white"
+
+
 def test_camera_noise_keeps_the_mean_of_mid_gray() -> None:
-    shifts = [
-        (CameraNoise(clean=0.0, jpeg=0.0)(flat(0.5), seeded(seed))[0] - flat(0.5)).mean().item() for seed in range(40)
-    ]
-    assert abs(np.mean(shifts)) < 0.2 / 255
-    assert np.abs(shifts).max() < 3 / 255  # of noise up to sigma 30, over 48 x 48 pixels
+    gray = flat(0.5, size=192)
+    shifts = [(CameraNoise(clean=0.0, jpeg=0.0)(gray, seeded(seed))[0] - gray).mean().item() for seed in range(40)]
+    assert abs(np.mean(shifts)) < 0.1 / 255
+    assert np.abs(shifts).max() < 1.5 / 255  # of noise up to sigma 40
 
 
 # ---- the camera

@@ -231,7 +231,7 @@ def test_bfloat16_is_close(edition: str) -> None:
         {"key_stride": 1},
         {"similarity": "cosine"},
         {"similarity_scale": 0.5},
-        {"window": 8},
+        {"window": 8, "halo": 4},
     ],
 )
 def test_options_of_attention_change_the_output(change: dict[str, Any]) -> None:
@@ -244,18 +244,18 @@ def test_options_of_attention_change_the_output(change: dict[str, Any]) -> None:
 
 def test_halo_changes_the_output() -> None:
     degraded = picture(1, 1, 21, 30)
-    outputs = [awake(replace(BASIC, **SMALL, window=8, halo=halo))(degraded) for halo in (0, 4, 8)]
+    outputs = [awake(replace(BASIC, **SMALL, window=4, halo=halo))(degraded) for halo in (0, 4, 8)]
     assert (outputs[0] - outputs[1]).abs().max() > 1e-6 and (outputs[1] - outputs[2]).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("nonlocal_attention", ["patch", "pixel"])
 @pytest.mark.parametrize(("downscale", "height", "width"), [(1, 16, 12), (2, 31, 32)])
-def test_a_map_no_larger_than_the_window_is_global(
+def test_a_map_no_larger_than_a_window_with_its_halo_is_global(
     downscale: Literal[1, 2], height: int, width: int, nonlocal_attention: Literal["patch", "pixel"]
 ) -> None:
     config = replace(BASIC, **SMALL, downscale=downscale, nonlocal_attention=nonlocal_attention)
     degraded = picture(1, 1, height, width)
-    bounded = awake(replace(config, window=16))
+    bounded = awake(replace(config, window=8, halo=4))
     assert torch.equal(bounded(degraded), awake(config)(degraded))
     wider = picture(1, 1, height, width + 8 * downscale)
     assert not torch.equal(bounded(wider), awake(config)(wider))
@@ -361,11 +361,11 @@ def test_fold_batch_norm_leaves_a_network_without_any() -> None:
         ({"stride": 0}, "stride: expected at least 1, got 0"),
         ({"key_stride": 0}, "key_stride: expected at least 1, got 0"),
         ({"halo": -4}, "halo: expected at least 0, got -4"),
-        ({"similarity_scale": 0.0}, "similarity_scale: expected more than 0, got 0.0"),
+        ({"similarity_scale": 0.0}, "similarity_scale: expected a finite number above 0, got 0.0"),
         ({"patch_size": 3}, "stride: expected at most the patch_size 3, got 4"),
-        ({"window": 30}, "expected multiples of the stride 4, got 30 and 8"),
-        ({"window": 0}, "expected multiples of the stride 4, got 0 and 8"),
-        ({"window": 32, "halo": 6}, "expected multiples of the stride 4, got 32 and 6"),
+        ({"window": 30}, "expected multiples of the strides' 4, got 30 and 8"),
+        ({"window": 0}, "expected multiples of the strides' 4, got 0 and 8"),
+        ({"window": 32, "halo": 6}, "expected multiples of the strides' 4, got 32 and 6"),
     ],
 )
 def test_wrong_configurations(change: dict[str, Any], message: str) -> None:

@@ -1,6 +1,7 @@
 """The project as a whole: the direction of imports, the words, the README."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -14,11 +15,13 @@ SOURCE = ROOT / "src" / "synergic"
 FLOORS = [
     {"errors"},
     {"files"},
-    {"images", "attention", "config", "hardware"},
-    {"network", "metrics", "tiling"},
+    {"images", "attention", "config", "hardware", "muon", "guard"},
+    {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations"},
     {"data", "restore"},
-    {"batch", "evaluate", "train"},
+    {"batch", "evaluate", "train", "explain"},
+    {"ablation", "compare", "desk"},
+    {"web"},
     {"cli"},
 ]
 """A module imports only from the floors below its own."""
@@ -47,6 +50,11 @@ def test_only_images_imports_the_image_library() -> None:
     assert users == ["images"]
 
 
+def test_matplotlib_is_imported_only_for_a_figure() -> None:
+    code = "import sys, synergic.explain\nassert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_everything_exported_exists_and_the_package_imports_without_torch() -> None:
     code = "import sys, synergic\nassert 'torch' not in sys.modules\n"
     code += "for name in synergic.__all__: getattr(synergic, name)"
@@ -54,12 +62,35 @@ def test_everything_exported_exists_and_the_package_imports_without_torch() -> N
 
 
 def test_documents_name_only_what_exists() -> None:
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    roots = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")]
+    for document in [*roots, *(ROOT / "docs").glob("*.md")]:
         text = document.read_text()
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
         for name in re.findall(r"`((?:src|recipes|tests|examples|docs|training)/[\w./-]+)`", text):
             assert (ROOT / name).exists(), f"{document.name}: {name}"
+
+
+def test_the_paper_is_held_to_the_code() -> None:
+    """Every line that docs/paper.md quotes is there, in the class or function that it names."""
+    rows = re.findall(
+        r"\| `([\w.]+)` in `([\w/.]+)` \| `(.+)` \|$", (ROOT / "docs" / "paper.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 25
+    for name, file, line in rows:
+        source = (ROOT / file).read_text()
+        part: ast.AST = ast.parse(source)
+        for step in name.split("."):
+            part = next(node for node in ast.walk(part) if step in names_of(node))
+        quoted = [text.strip() for text in (ast.get_source_segment(source, part) or "").splitlines()]
+        assert line in quoted, f"docs/paper.md: {file}: {name}: expected the line {line!r}"
+
+
+def names_of(node: ast.AST) -> list[str]:
+    """The name that a definition or an annotated assignment gives."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    return [node.target.id] if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) else []
 
 
 def test_commands_in_documents_are_real() -> None:
@@ -93,3 +124,8 @@ def test_what_is_installed_is_locked_by_hash() -> None:
     assert {name: version for name, version, _ in locked} == {k: v for k, v in pins.items() if k != "torch"}, (
         "make lock"
     )
+
+
+def test_the_page_of_results_is_what_its_command_writes() -> None:
+    results = importlib.import_module("results")
+    assert (ROOT / "docs" / "results.md").read_text() == results.page()

@@ -40,8 +40,8 @@ def test_gray_denoise(denoiser: Restorer, sigma: float, told: bool, figure: floa
 def test_photo_removes_camera_noise(photo: Restorer) -> None:
     noise = CameraNoise(shot_min=4e-3, shot_max=4e-3, clean=0)
     degraded = to_uint8(noise(to_tensor(COLOUR), Generator().manual_seed(2))[0])
-    assert psnr(degraded, COLOUR) == pytest.approx(25.51, abs=0.01)
-    assert psnr(photo(degraded), COLOUR) == pytest.approx(30.49, abs=0.03)
+    assert psnr(degraded, COLOUR) == pytest.approx(28.49, abs=0.01)
+    assert psnr(photo(degraded), COLOUR) == pytest.approx(31.40, abs=0.03)
 
 
 def test_photo_keeps_the_brightness(photo: Restorer) -> None:
@@ -72,9 +72,25 @@ def test_photo_is_better_than_the_camera(photo: Restorer, data: Path) -> None:
 
 
 def test_photo_leaves_a_clean_picture_alone(photo: Restorer) -> None:
-    assert psnr(photo(COLOUR), COLOUR) == pytest.approx(44.94, abs=0.1)
+    assert psnr(photo(COLOUR), COLOUR) == pytest.approx(44.31, abs=0.1)
 
 
 def test_a_jpeg_does_not_get_worse(photo: Restorer) -> None:
     compressed = compress_jpeg(COLOUR, 80)
     assert psnr(photo(compressed), COLOUR) > psnr(compressed, COLOUR)
+
+
+@pytest.mark.parametrize(("quality", "before", "after"), [(10, 27.52, 29.13), (40, 31.72, 33.18)])
+def test_gray_jpeg(quality: int, before: float, after: float) -> None:
+    compressed = compress_jpeg(GRAY, quality)
+    assert psnr(compressed, GRAY) == pytest.approx(before, abs=0.01)
+    restored = Restorer.from_pretrained("gray-jpeg", device="cpu")(compressed, quality=quality)
+    assert psnr(restored, GRAY) == pytest.approx(after, abs=0.03)
+
+
+def test_gray_jpeg_helps_colour_too() -> None:
+    compressed = compress_jpeg(COLOUR, 20)
+    assert (
+        psnr(Restorer.from_pretrained("gray-jpeg", device="cpu")(compressed, quality=20), COLOUR)
+        > psnr(compressed, COLOUR) + 0.8
+    )

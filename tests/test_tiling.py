@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synergic.tiling import axis_spans, map_tiles
+from synergic.images import to_float
+from synergic.tiling import axis_spans, blend, map_tiles
 
 
 @given(
@@ -66,6 +67,27 @@ def test_integers_are_rounded_and_clipped() -> None:
     assert (mapped == 8).all()
     assert (map_tiles(lambda tile: tile + 2, np.zeros((2, 2, 1), np.uint16), 128, 32) == 65535).all()
     assert (map_tiles(lambda tile: tile + 2, np.zeros((2, 2, 1), np.float32), 128, 32) == 2).all()
+
+
+def test_blend_by_hand() -> None:
+    degraded, restored = np.array([100, 200], np.uint8), np.array([0.5, 1.5], np.float32)
+    assert blend(degraded, restored, 0.0).tolist() == [100, 200]
+    assert blend(degraded, restored, 0.5).tolist() == [114, 255]  # (100 + 127.5) / 2, and clipped
+    assert blend(degraded, restored, 1.0).tolist() == [128, 255]
+    exact = np.array([0.1, 0.7], np.float32)
+    assert (blend(exact * 3, exact, 1.0) == exact).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_blending_a_kept_result_gives_the_bytes_of_a_new_run(
+    dtype: type, strength: float, random: np.random.Generator
+) -> None:
+    top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
+    pixels: np.ndarray = (random.random((301, 257, 3)) * top).astype(dtype)
+    kept = map_tiles(np.square, to_float(pixels), 128, 32)
+    again = map_tiles(np.square, pixels, 128, 32, strength=strength)
+    assert (blend(pixels, kept, strength) == again).all()
 
 
 def test_progress_counts_every_tile() -> None:

@@ -134,12 +134,26 @@ def test_init_takes_the_tensors_that_fit(recipe: Recipe, tmp_path: Path, capsys:
     first, second = (load_file(tmp_path / run / "weights.safetensors") for run in ("first", "second"))
     key = "blocks.0.extraction.0.conv1.weight"
     assert torch.equal(first[key], second[key])
+    cards = [load_weights(tmp_path / run / "weights.safetensors")[1] for run in ("first", "second")]
+    assert [card.steps for card in cards] == [1, 2]
+    assert cards[1].seconds > cards[0].seconds
 
 
 def test_learning_rate_by_hand(recipe: Recipe) -> None:
     trapezoid = replace(recipe, steps=100, warmup=10, cooldown=0.4, learning_rate=1.0)
     rates = [learning_rate(trapezoid, step) for step in (0, 4, 9, 60, 80, 100)]
     assert rates == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0])
+
+
+def test_a_lengthened_run_warms_up_again(recipe: Recipe, tmp_path: Path) -> None:
+    """The rate would else jump from zero to its height, and the loss with it."""
+    run, steady = tmp_path / "run", replace(recipe, warmup=4, cooldown=1e-9, validate_every=1)
+    train(replace(steady, steps=6), run, accelerator="cpu")
+    train(replace(steady, steps=9), run, accelerator="cpu", resume=True, max_seconds=0)
+    train(replace(steady, steps=9), run, accelerator="cpu", resume=True)  # the schedule is known by now
+    with (run / "log.csv").open() as file:
+        rates = [float(row["learning_rate"]) / recipe.learning_rate for row in csv.DictReader(file)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.25, 0.5, 0.75])
 
 
 def test_charbonnier_by_hand() -> None:
@@ -162,6 +176,8 @@ def test_changes_reach_the_recipe() -> None:
     assert isinstance(changed.degradation, GaussianNoise)
     assert changed.degradation.sigma_max == 50
     assert read_recipe(path, {"edition": "basic"}).network.downscale == 1
+    without = read_recipe(path, {"network.nonlocal_attention": "none", "network.window": "none"}).network
+    assert (without.nonlocal_attention, without.window) == (None, None)
 
 
 @pytest.mark.parametrize(

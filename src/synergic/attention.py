@@ -9,7 +9,6 @@ becomes such a map by ``permute(0, 2, 3, 1)`` without a copy.
 Shape letters: N batch, H W map, C channels, h w patch grid, p patch size, L queries, M keys, D = p*p*C patch length.
 """
 
-from collections.abc import Callable
 from math import ceil
 
 import torch
@@ -27,100 +26,126 @@ def patch_attention(
     patch_size: int = 7,
     stride: int = 4,
     key_stride: int | None = None,
+    window: int | None = None,
+    halo: int = 0,
     chunk: int | None = None,
-    key_mask: Tensor | None = None,
 ) -> Tensor:
     """Patch-wise non-local attention: softmax(scale * Q K^T) V over overlapping patches, folded back by averaging.
 
     q, k: N H W C; v: N H W E; all of one height and width, from 1x1 on. Returns N H W E.
     Maps are zero-padded so that ceil(H / stride) x ceil(W / stride) patches cover every pixel: stride <= patch_size.
     `key_stride`: step between key patches, `stride` unless given (1 compares with every position).
-    `chunk`: at most this many queries are compared at once, so that memory is linear in the number of patches
-    (also for gradients: the chunk's similarities are computed again in the backward pass). None compares all at once.
-    `key_mask`: N H W 1, zero where a pixel is outside the picture; key patches without any pixel inside are ignored.
+    `window`, `halo`: queries are taken in windows of `window` x `window` pixels, and each sees the keys of its window
+    and of `halo` pixels around it, so that time is linear in the map's area; both are multiples of the strides. A map
+    no larger than a window with its halo is compared whole, as is every map without a window.
+    `chunk`: at most this many queries of a whole map are compared at once, so that memory is linear in the number of
+    patches (also for gradients: the chunk's similarities are computed again in the backward pass).
     """
     height, width = q.shape[1:3]
     key_stride = key_stride or stride
-    queries = unfold(pad_to_grid(q, patch_size, stride), patch_size, stride)  # N h w p p C
-    keys = unfold(pad_to_grid(k, patch_size, key_stride), patch_size, key_stride).flatten(3).flatten(1, 2)  # N M D
-    values = unfold(pad_to_grid(v, patch_size, key_stride), patch_size, key_stride)  # N . . p p E
-    bias = None
-    if key_mask is not None:
-        inside = unfold(pad_to_grid(key_mask, patch_size, key_stride), patch_size, key_stride).flatten(3).amax(3)
-        bias = torch.zeros_like(inside).masked_fill(inside == 0, float("-inf")).flatten(1)  # N M
-    n, grid_h, grid_w = queries.shape[:3]
-    attended = attend(queries.flatten(3).flatten(1, 2), keys, values.flatten(3).flatten(1, 2), scale, bias, chunk)
-    patches = attended.view(n, grid_h, grid_w, patch_size, patch_size, v.shape[3])  # N L D -> N h w p p E
-    top, left = grid_padding(height, patch_size, stride)[0], grid_padding(width, patch_size, stride)[0]
-    covered = fold(patches, stride)[:, top : top + height, left : left + width]
-    rows = overlap_count(grid_h, patch_size, stride)[top : top + height].to(covered)
-    columns = overlap_count(grid_w, patch_size, stride)[left : left + width].to(covered)
-    return covered / (rows[:, None] * columns)[..., None]
+    h, w = ceil(height / stride), ceil(width / stride)
+    if window is None or max(height, width) <= window + 2 * halo:
+        queries = patches(q * scale, patch_size, stride)
+        keys, values = patches(k, patch_size, key_stride), patches(v, patch_size, key_stride)
+        attended = attend(queries, keys, values, chunk=chunk).view(len(q), h, w, -1)
+        top, left = grid_padding(height, patch_size, stride)[0], grid_padding(width, patch_size, stride)[0]
+    else:
+        top = left = max(0, patch_size - stride) // 2
+        attended = attend_in_windows(q * scale, k, v, patch_size, stride, key_stride, window, halo)[:, :h, :w]
+    total = fold(attended.unflatten(3, (patch_size, patch_size, -1)), stride)
+    rows = overlap_count(h, patch_size, stride)[top : top + height].to(total)
+    columns = overlap_count(w, patch_size, stride)[left : left + width].to(total)
+    return total[:, top : top + height, left : left + width] / (rows[:, None] * columns)[..., None]
 
 
 def pixel_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: Tensor | float, chunk: int | None = None, key_mask: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: Tensor | float,
+    window: int | None = None,
+    halo: int = 0,
+    chunk: int | None = None,
 ) -> Tensor:
     """Pixel-wise non-local attention (Wang et al.): `patch_attention` with patches of one pixel. Same shapes."""
-    return patch_attention(q, k, v, scale=scale, patch_size=1, stride=1, chunk=chunk, key_mask=key_mask)
+    return patch_attention(q, k, v, scale=scale, patch_size=1, stride=1, window=window, halo=halo, chunk=chunk)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float, bias: Tensor | None, chunk: int | None) -> Tensor:
-    """softmax(scale * q k^T + bias) v. q: N L D, k: N M D, v: N M E, bias: N M or None. Returns N L E."""
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, chunk: int | None = None) -> Tensor:
+    """softmax(q k^T + bias) v. q: N L D, k: N M D, v: N M E, bias: N M or None. Returns N L E."""
     if chunk is None or q.shape[1] <= chunk:
-        return _attend(q, k, v, scale, bias)
+        return _attend(q, k, v, bias)
     parts = q.split(chunk, dim=1)
     if torch.is_grad_enabled():
-        return torch.cat([checkpoint(_attend, part, k, v, scale, bias, use_reentrant=False) for part in parts], 1)
-    return torch.cat([_attend(part, k, v, scale, bias) for part in parts], 1)
+        return torch.cat([checkpoint(_attend, part, k, v, bias, use_reentrant=False) for part in parts], 1)
+    return torch.cat([_attend(part, k, v, bias) for part in parts], 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float, bias: Tensor | None) -> Tensor:
-    similarity = (q * scale) @ k.transpose(1, 2)  # N L M
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    similarity = q @ k.transpose(1, 2)  # N L M
     if bias is not None:
-        similarity = similarity + bias[:, None].to(similarity)
+        similarity = similarity + bias[:, None]
     return similarity.softmax(2).to(v.dtype) @ v
 
 
-def in_windows(
-    attention: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, window: int, halo: int, tokens: int = 1 << 17
+def attend_in_windows(
+    q: Tensor, k: Tensor, v: Tensor, patch_size: int, stride: int, key_stride: int, window: int, halo: int
 ) -> Tensor:
-    """`attention(q, k, v, key_mask=...)` inside windows of the map: time is linear in the map's area.
+    """Query patches in windows, each with the key patches of its window and of `halo` pixels around it.
 
-    The map is cut into `window` x `window` cores; each is computed from itself and `halo` pixels around it, so a
-    query sees keys of (window + 2 * halo)^2 pixels. Windows are taken in groups of about `tokens` pixels, which
-    bounds the memory. `window` and `halo` are multiples of the attention's stride, so that patches fall as in a whole
-    map whose sides are such multiples; at the map's border a few more patches than there reach in.
-    q, k: N H W C, v: N H W E -> N H W E.
+    q, k: N H W C, v: N H W E. Returns N h w D, at least the patches that cover the map. One row of windows at a time,
+    so that memory stays small.
     """
-    n, height, width = q.shape[:3]
-    inside = torch.ones_like(q[..., :1])
-    parts = [_cut(tensor, window, halo) for tensor in (q, k, v, inside)]  # each N h w P P C
-    grid_h, grid_w = parts[0].shape[1:3]
-    group = max(1, tokens // (window + 2 * halo) ** 2)
-    groups = zip(*(part.flatten(0, 2).split(group) for part in parts), strict=True)  # each B P P C
-    core = slice(halo, halo + window)
-    attended = torch.cat([attention(*qkv, key_mask=mask)[:, core, core] for *qkv, mask in groups])
-    return fold(attended.view(n, grid_h, grid_w, window, window, -1), window)[:, :height, :width]
+    height, width = q.shape[1:3]
+    rows, columns = ceil(height / window), ceil(width / window)
+    own, seen, reach = window // stride, (window + 2 * halo) // key_stride, halo // key_stride  # patches on a side
+    q = pad_to_windows(q, patch_size, stride, window, 0)
+    k, v = (pad_to_windows(x, patch_size, key_stride, window, halo) for x in (k, v))
+    missing = [count * window // key_stride - ceil(n / key_stride) for count, n in ((rows, height), (columns, width))]
+    outside = k.new_zeros(1, ceil(height / key_stride), ceil(width / key_stride), 1)
+    outside = F.pad(outside, (0, 0, reach, missing[1] + reach, reach, missing[0] + reach), value=float("-inf"))
+    strips = []
+    for row in range(rows):
+        queries = window_patches(q[:, row * window :], own, patch_size, stride, window)
+        keys, values = (window_patches(x[:, row * window :], seen, patch_size, key_stride, window) for x in (k, v))
+        bias = window_patches(outside[:, row * window // key_stride :], seen, 1, 1, window // key_stride)
+        attended = attend(queries, keys, values, bias[..., 0].repeat(len(q), 1))  # N*columns own*own D
+        strips.append(fold(attended.view(len(q), 1, columns, own, own, -1), own))
+    return torch.cat(strips, 1)
 
 
-def _cut(x: Tensor, window: int, halo: int) -> Tensor:
-    """Windows with their halo. N H W C -> N h w P P C with P = window + 2 * halo, zeros outside the map."""
-    bottom, right = -x.shape[1] % window + halo, -x.shape[2] % window + halo
-    return unfold(F.pad(x, (0, 0, halo, right, halo, bottom)), window + 2 * halo, window)
+def pad_to_windows(x: Tensor, patch_size: int, stride: int, window: int, halo: int) -> Tensor:
+    """Zero-pad an N H W C map so that windows with their halo of patches cover it.
+
+    What comes before the first patch does not depend on the map's size: a part of a map that begins where a window does
+    has its patches where the whole map has them.
+    """
+    margins = [0, 0]
+    for length in (x.shape[2], x.shape[1]):
+        before = max(0, patch_size - stride) // 2 + halo
+        whole = ceil(length / window) * window + 2 * halo - stride + patch_size
+        margins += [before, whole - before - length]
+    return F.pad(x, margins)
+
+
+def window_patches(x: Tensor, side: int, patch_size: int, stride: int, window: int) -> Tensor:
+    """The patches of the uppermost row of windows, `side` x `side` each. N H W C -> N*columns side*side D."""
+    strip = unfold(x[:, : (side - 1) * stride + patch_size], patch_size, stride).flatten(3)  # N side w D
+    return unfold(strip, side, window // stride).flatten(0, 2).flatten(1, 2)
+
+
+def patches(x: Tensor, patch_size: int, stride: int) -> Tensor:
+    """The patches that cover a zero-padded map. N H W C -> N L D, ceil(H / stride) x ceil(W / stride) of them."""
+    top, bottom = grid_padding(x.shape[1], patch_size, stride)
+    left, right = grid_padding(x.shape[2], patch_size, stride)
+    return unfold(F.pad(x, (0, 0, left, right, top, bottom)), patch_size, stride).flatten(3).flatten(1, 2)
 
 
 def grid_padding(length: int, patch_size: int, stride: int) -> tuple[int, int]:
     """Zeros before and after an axis so that ceil(length / stride) patches cover it exactly."""
     missing = max(0, (ceil(length / stride) - 1) * stride + patch_size - length)
     return missing // 2, missing - missing // 2
-
-
-def pad_to_grid(x: Tensor, patch_size: int, stride: int) -> Tensor:
-    """Zero-pad an N H W C map as `grid_padding` says for both axes."""
-    top, bottom = grid_padding(x.shape[1], patch_size, stride)
-    left, right = grid_padding(x.shape[2], patch_size, stride)
-    return F.pad(x, (0, 0, left, right, top, bottom))
 
 
 def overlap_count(grid: int, patch_size: int, stride: int) -> Tensor:

@@ -3,12 +3,17 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from synergic.errors import SynergicError
+
+if TYPE_CHECKING:
+    from synergic.tiling import Progress
 
 FOLDER = click.Path(path_type=Path)
 TASKS = click.Choice(["auto", "denoise", "photo", "jpeg"])
@@ -17,6 +22,7 @@ PRECISIONS = click.Choice(["auto", "float32", "bfloat16"])
 
 def main() -> None:
     """Run the command. Exit code 0: all fine; 1: some files failed; 2: wrong usage; 130: interrupted."""
+    keep_freed_memory()
     try:
         sys.exit(command(standalone_mode=False))
     except click.ClickException as error:
@@ -29,6 +35,18 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("synergic: interrupted; finished files are whole, go on with --resume", err=True)
         sys.exit(130)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc not to hand freed memory back to the system: a network frees and takes the same tens of megabytes for
+    every layer, and new pages cost a tenth of the time."""
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_max = -1, -4  # malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)
 
 
 def fail(message: str) -> None:
@@ -58,7 +76,7 @@ def command() -> None:
 @click.option("--strength", type=float, default=1.0, show_default=True, help="Blend: 0 the input, 1 fully restored.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
-@click.option("--tile-size", type=int, default=512, show_default=True, help="Side of a tile in pixels.")
+@click.option("--tile-size", type=int, default=768, show_default=True, help="Side of a tile in pixels.")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns: slightly better, 8 times slower.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--resume", is_flag=True, help="Skip inputs whose output exists.")
@@ -178,7 +196,7 @@ def weights(as_json: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise, the same for each picture.")
 @click.option("--limit", type=int, help="Only the first pictures.")
 @click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
-@click.option("--save", type=FOLDER, help="Folder for the restored pictures.")
+@click.option("--save", type=FOLDER, help="Folder for the restored pictures and a page, index.html.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns.")
@@ -207,6 +225,107 @@ def evaluate(
 
 
 @command.command()
+@click.argument("image", type=FOLDER)
+@click.option("-o", "--output", "figure", required=True, type=FOLDER, help="The figure: .png, .pdf or .svg.")
+@click.option("--at", "places", multiple=True, metavar="X,Y", help="A query patch, in pixels; may be repeated.")
+@click.option("--task", type=TASKS, default="auto", show_default=True, help="What to remove; auto decides by the file.")
+@click.option("--weights", help="Published weights by name, or a weights file, in place of the task's.")
+@click.option("--sigma", type=float, help="Noise level that the network is told, 0-255 scale.")
+@click.option("--quality", type=int, help="JPEG quality that the network is told, 1-100.")
+@click.option("--noise", type=float, help="First add white Gaussian noise of this level, 0-255 scale, of seed 0.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+@click.option("--tile-size", type=int, default=768, show_default=True, help="Side of a tile in pixels.")
+@click.option("--overwrite", is_flag=True, help="Replace a figure that exists.")
+def explain(
+    image: Path, figure: Path, places: tuple[str, ...], noise: float | None, overwrite: bool, **asked: Any
+) -> None:
+    """Draw where the network leans local or non-local, and which patches a query patch attends to."""
+    from synergic.batch import Options
+    from synergic.explain import explain, with_noise
+    from synergic.figures import check_figure
+    from synergic.images import read_picture
+
+    check_figure(figure, overwrite)
+    at = [parse_place(place) for place in places]
+    options = Options(**asked)
+    options.check()
+    picture = read_picture(image)
+    restorer = options.restorer(picture)
+    pixels = picture.pixels if noise is None else with_noise(picture.pixels, noise)
+    quality = options.quality_for(picture, restorer)
+    with progress_bar("tile") as bar:
+        found = explain(restorer, pixels, figure, at=at, sigma=options.sigma, quality=quality, progress=bar)
+    click.echo(f"{restorer.card.name}: share of the non-local branch in what is added, mean {found.share.mean():.3f}")
+    for block, ((_, nonlocal_), (of_local, of_nonlocal)) in enumerate(zip(found.weights, found.added, strict=True), 1):
+        share = of_nonlocal / (of_local + of_nonlocal)
+        click.echo(f"block {block}: fusion weight of the non-local branch {nonlocal_.mean():.3f}, share {share:.3f}")
+
+
+def parse_place(text: str) -> tuple[int, int]:
+    """ "X,Y" as (X, Y)."""
+    x, _, y = text.partition(",")
+    if not (x.isdigit() and y.isdigit()):
+        raise SynergicError(f"--at: expected X,Y in pixels, such as 120,80, got {text!r}")
+    return int(x), int(y)
+
+
+@contextmanager
+def progress_bar(unit: str) -> Iterator["Progress"]:
+    """One progress bar on stderr; silent where stderr is not a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield show
+
+
+@command.command()
+@click.argument("data", type=FOLDER, metavar="IMAGE|DIR")
+@click.option("--sigma", type=float, help="White Gaussian noise of this level, 0-255 scale.")
+@click.option("--quality", type=int, help="JPEG compression of this quality, 1-100.")
+@click.option("-o", "--output", type=FOLDER, default="comparison", show_default=True, help="Folder for what is found.")
+@click.option("--weights", "name", help="Published weights by name, or a weights file, in place of the task's.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise, the same for each picture.")
+@click.option("--limit", type=int, help="Only the first pictures.")
+@click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier comparison.")
+def compare(
+    output: Path, name: str | None, device: str, precision: str, overwrite: bool, data: Path, **asked: Any
+) -> None:
+    """The network beside classical methods on clean pictures: table, report, contact sheet with zoomed crops."""
+    from synergic.compare import compare, draw_sheet, table
+    from synergic.evaluate import Protocol
+    from synergic.figures import check_figure
+    from synergic.images import find_pictures, read_pixels
+    from synergic.restore import Restorer
+    from synergic.weights import weights_for
+
+    if (asked["sigma"] is None) == (asked["quality"] is None):
+        raise SynergicError("compare: expected one of --sigma and --quality; pass how the pictures are to be degraded")
+    check_figure(output / "sheet.png", overwrite)
+    protocol = Protocol(data, **asked)
+    if name is None:
+        found = find_pictures([data])
+        colors = read_pixels(found[0][0]).shape[2] if found else 1
+        name = weights_for("denoise" if protocol.quality is None else "jpeg", colors)
+    restorer = Restorer.from_pretrained(name, device=device, precision=precision)
+    with progress_bar("result") as bar:
+        report, places = compare(restorer, protocol, bar)
+    output.mkdir(parents=True, exist_ok=True)
+    lines = [f"{key}: {value}" for key, value in report["protocol"].items()]
+    (output / "report.json").write_text(json.dumps(report, indent=1))
+    (output / "table.md").write_text("\n".join([table(report), "", *(f"- {line}" for line in lines), ""]))
+    draw_sheet(places, output / "sheet.png")
+    click.echo("\n".join([*lines, table(report)]))
+
+
+@command.command()
 @click.argument("recipe", type=FOLDER)
 @click.option("-o", "--output", "run", required=True, type=FOLDER, help="Folder of the run.")
 @click.option(
@@ -221,8 +340,68 @@ def train(
     """Train a network by a recipe: weights, log and resumable state go to the run's folder."""
     from synergic.train import read_recipe, train
 
+    read = read_recipe(recipe, parse_changes(changes))
+    train(read, run, resume=resume, max_seconds=max_seconds, accelerator=accelerator)
+
+
+def parse_changes(changes: tuple[str, ...]) -> dict[str, str]:
+    """ "KEY=VALUE" of --set as a mapping."""
     pairs = [change.partition("=") for change in changes]
     if wrong := [change for change, (_, equals, _) in zip(changes, pairs, strict=True) if not equals]:
         raise SynergicError(f"--set: expected KEY=VALUE, got {wrong[0]!r}")
-    read = read_recipe(recipe, {key: value for key, _, value in pairs})
-    train(read, run, resume=resume, max_seconds=max_seconds, accelerator=accelerator)
+    return {key: value for key, _, value in pairs}
+
+
+@command.command()
+@click.argument("recipe", type=FOLDER)
+@click.option("-o", "--output", "folder", required=True, type=FOLDER, help="Folder of all runs.")
+@click.option("--row", "rows", multiple=True, help="Only this row: baseline, without-local, ..., or patch_size=5.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of every row.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe, such as steps=2000.")
+@click.option("--data", "folders", multiple=True, type=FOLDER, help="Clean pictures to evaluate. [default: validation]")
+@click.option("--sigma", multiple=True, type=float, help="Noise level to evaluate. [default: 15, 25, 50, 70]")
+@click.option("--quality", multiple=True, type=int, help="JPEG quality to evaluate. [default: 10, 20, 30, 40]")
+@click.option("--accelerator", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+def ablate(
+    recipe: Path,
+    folder: Path,
+    rows: tuple[str, ...],
+    seeds: int,
+    changes: tuple[str, ...],
+    folders: tuple[Path, ...],
+    accelerator: str,
+    **levels: tuple[float, ...],
+) -> None:
+    """The paper's ablation: train every row from several seeds, evaluate, compare. Run it again to go on."""
+    from synergic.ablation import ROWS, ablate, plan, protocols, write_results
+    from synergic.figures import check_figure
+
+    check_figure(folder / "curves.png", overwrite=True)
+    runs = plan(recipe, folder, list(dict.fromkeys(rows)) or list(ROWS), seeds, parse_changes(changes))
+    wanted = protocols(runs[0].recipe, folders or [runs[0].recipe.validation], **levels)
+    ablate(runs, wanted, accelerator, click.echo)
+    click.echo(write_results(folder))
+
+
+@command.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Name or address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 takes a free one.")
+@click.option("--max-bytes", "file_bytes", type=int, default=200_000_000, show_default=True, help="Largest file.")
+@click.option("--max-pixels", "pixels", type=int, default=50_000_000, show_default=True, help="Largest picture.")
+@click.option("--max-seconds", "seconds", type=float, default=1800, show_default=True, help="Longest run of a picture.")
+@click.option("--max-line", "line", type=int, default=16, show_default=True, help="Most pictures running or waiting.")
+def serve(host: str, port: int, **limits: Any) -> None:
+    """The page in the browser: drop a picture, compare, download. Ctrl-C ends it."""
+    try:
+        from synergic import web
+        from synergic.desk import Limits
+
+        with web.listen(host, port) as listening:
+            if not web.is_private(listening):
+                click.echo(f"synergic: warning: everyone who reaches {host} can use it; see SECURITY.md", err=True)
+            address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+            web.serve(listening, host, Limits(**limits), lambda: click.echo(f"{address} is ready; Ctrl-C ends it"))
+    except ModuleNotFoundError as error:
+        raise SynergicError(f"serve: expected {error.name}, got none; run pip install 'synergic[serve]'") from None
+    except KeyboardInterrupt:
+        click.echo(err=True)  # ends the terminal's ^C

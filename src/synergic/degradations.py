@@ -102,8 +102,12 @@ class CameraNoise:
     """Least shot noise: variance for a linear signal of 1. Brooks et al. measured 1e-4 to 1.2e-2 on a phone."""
     shot_max: float = 2e-2
     """Greatest shot noise."""
+    skew: float = 0.6
+    """1 draws the shot noise's logarithm uniformly; less draws strong noise more often (the power of the share)."""
     reduced: float = 0.25
     """Share of pictures made smaller after the camera: their noise is not correlated by demosaicing."""
+    filtered: float = 0.75
+    """Share of pictures whose noise in-camera filters have changed; the rest comes from a raw converter without any."""
     fine_max: float = 1.6
     """Greatest sigma, in pixels, of the blur that in-camera filters and resizing leave on the noise."""
     coarse_max: float = 2.0
@@ -137,7 +141,8 @@ class CameraNoise:
     def add_sensor_noise(self, clean: Tensor, generator: Generator) -> Tensor:
         """Noise of one random camera and exposure, at the picture's own sharpness. C H W -> C H W, not clipped."""
         camera = Camera.draw(generator)
-        shot = exp(uniform(log(self.shot_min), log(self.shot_max), generator))
+        share = uniform(0, 1, generator) ** self.skew
+        shot = exp(log(self.shot_min) + (log(self.shot_max) - log(self.shot_min)) * share)
         read = exp(2.18 * log(shot) + 1.20 + 0.26 * torch.randn((), generator=generator).item())
         raw = camera.to_raw(clean)
         deviation = (raw * shot + read).sqrt()
@@ -145,7 +150,8 @@ class CameraNoise:
         if uniform(0, 1, generator) >= self.reduced:
             noise = demosaic(noise * bayer_mask(raw.shape[1], raw.shape[2], offset=int(uniform(0, 4, generator))))
         finished = (camera.to_picture(raw + noise) - camera.to_picture(raw - noise)) / 2  # odd: no shift of the mean
-        return clean + self.filter_in_camera(finished, generator)
+        filtered = uniform(0, 1, generator) < self.filtered
+        return clean + (self.filter_in_camera(finished, generator) if filtered else finished)
 
     def filter_in_camera(self, noise: Tensor, generator: Generator) -> Tensor:
         """What noise reduction inside a camera leaves: smoother, coarser and less colourful noise. C H W -> C H W."""

@@ -1,8 +1,12 @@
 """Benchmark figures with their exact protocol."""
 
-from collections.abc import Iterator
+import json
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import islice
+from math import isinf
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,7 +18,8 @@ from torch import Generator, Tensor
 from synergic.data import matlab_luma, read_folder, to_colors, to_tensor, to_uint8
 from synergic.degradations import add_gaussian_noise, add_jpeg_artifacts
 from synergic.errors import SynergicError
-from synergic.images import Picture, write_picture
+from synergic.files import whole_file
+from synergic.images import Picture, encode_png, write_picture
 from synergic.metrics import psnr, psnr_b, ssim
 from synergic.network import count_parameters
 from synergic.restore import Restorer
@@ -103,8 +108,11 @@ def read_by_name(folder: Path) -> dict[str, np.ndarray]:
 
 
 def evaluate(restorer: Restorer, protocol: Protocol, save: Path | None = None) -> dict[str, Any]:
-    """PSNR and SSIM of every picture and their means; PSNR-B for gray JPEGs. `save`: folder for restored pictures."""
-    images = []
+    """PSNR and SSIM of every picture and their means; PSNR-B for gray JPEGs.
+
+    `save`: folder for the restored pictures and for index.html, a page that shows them beside degraded and clean.
+    """
+    images, shown = [], []
     sigma, quality = (None, None) if protocol.blind else (protocol.sigma, protocol.quality)
     for name, degraded, clean in protocol.samples(restorer.network.config.colors):
         with torch.inference_mode():
@@ -119,17 +127,52 @@ def evaluate(restorer: Restorer, protocol: Protocol, save: Path | None = None) -
         images.append((name, scores))
         if save is not None:
             write_picture(save / f"{name}.png", Picture(restored, None, {}, None), overwrite=True)
+            kinds = {"degraded": to_uint8(degraded), "restored": restored, "clean": clean}
+            shown.append({kind: b64encode(encode_png(pixels)).decode() for kind, pixels in kinds.items()})
     means = {key: fmean(scores[key] for _, scores in images) for key in images[0][1]}
-    return {
+    report = {
         **means,
         "images": [{"name": name, **scores} for name, scores in images],
         "protocol": protocol.describe(restorer),
         "weights": restorer.card.name,
         "parameters": count_parameters(restorer.network),
     }
+    if save is not None:
+        write_page(save / "index.html", report, shown)
+    return report
+
+
+def write_page(path: Path, report: dict[str, Any], shown: Sequence[dict[str, str]]) -> None:
+    """One page that stands alone: the report and every picture (degraded, restored, clean: PNG in base64) inside it."""
+    images = [image | {"pictures": pictures} for image, pictures in zip(report["images"], shown, strict=True)]
+    title = f"{report['weights']} on {Path(report['protocol']['data']).name}"
+    text = json.dumps(finite(report | {"images": images, "title": title}))
+    page = files("synergic").joinpath("report.html").read_text(encoding="utf-8")
+    with whole_file(path, overwrite=True) as unfinished:
+        unfinished.write_text(page.replace("{{report}}", text.replace("<", "\\u003c")), encoding="utf-8")
+
+
+def finite(value: Any) -> Any:
+    """The same with None for infinite numbers, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(of) for key, of in value.items()}
+    if isinstance(value, list):
+        return [finite(of) for of in value]
+    return None if isinstance(value, float) and isinf(value) else value
 
 
 def psnr_of(degraded: Tensor, clean: np.ndarray) -> float:
     """PSNR in dB of a degraded picture as the network gets it: float, neither clipped nor rounded."""
     error = (degraded.permute(1, 2, 0).double().numpy() * 255 - clean) ** 2
     return float(10 * np.log10(255**2 / error.mean())) if error.any() else float("inf")
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that reads well as plain text too: columns padded, all but the first to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [
+        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        for line in (header, rule, *rows)
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -14,9 +14,9 @@ Convolutions run channels-last; attention sees the same memory as N H W C (see a
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from itertools import chain, pairwise
-from math import inf, log
+from math import inf, lcm, log
 from typing import Literal
 
 import torch
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from synergic.attention import in_windows, patch_attention, pixel_attention
+from synergic.attention import patch_attention, pixel_attention
 
 UNKNOWN_STRENGTH = -1.0
 """The strength plane's value when the strength is not known; trained like any other value."""
@@ -65,7 +65,8 @@ class SATNetConfig:
     similarity_scale: float = 1 / 28
     """Factor on the similarity before the softmax, learnt from this start; 1/28 is 1/sqrt(7*7*16)."""
     window: int | None = None
-    """Side of the windows that bound non-local attention, in feature pixels; None is the paper's global form."""
+    """Side of the windows that bound non-local attention, in feature pixels; None is the paper's global form, and so is
+    a map no larger than a window with its halo."""
     halo: int = 8
     """How far beyond its window a query sees, in feature pixels."""
 
@@ -81,9 +82,10 @@ class SATNetConfig:
             raise ValueError(f"similarity_scale: expected a finite number above 0, got {self.similarity_scale}")
         if self.nonlocal_attention == "patch" and self.stride > self.patch_size:
             raise ValueError(f"stride: expected at most the patch_size {self.patch_size}, got {self.stride}")
-        if self.window is not None and (self.window < 1 or self.window % self.stride or self.halo % self.stride):
+        step = lcm(self.stride, self.key_stride) if self.nonlocal_attention == "patch" else 1
+        if self.window is not None and (self.window < 1 or self.window % step or self.halo % step):
             raise ValueError(
-                f"window and halo: expected multiples of the stride {self.stride}, got {self.window} and {self.halo}"
+                f"window and halo: expected multiples of the strides' {step}, got {self.window} and {self.halo}"
             )
         if self.window is not None and self.window > 1024:
             raise ValueError(f"window: expected at most 1024, got {self.window}; None for the whole picture")
@@ -237,21 +239,31 @@ class NonLocalAttention(nn.Module):
                     key.copy_(query)
 
     def forward(self, x: Tensor) -> Tensor:  # N C H W -> N C H W
-        q, k, v = self.qkv(x).permute(0, 2, 3, 1).chunk(3, 3)  # each N H W E
+        attended = self.attend(*self.project(x))  # N H W E
+        return x + self.up(attended.permute(0, 3, 1, 2))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # N C H W -> Q, K, V, each N H W E
+        q, k, v = self.qkv(x).permute(0, 2, 3, 1).chunk(3, 3)
         if self.config.similarity == "cosine":
             q, k = (F.layer_norm(x, x.shape[3:]).to(v) for x in (q, k))
-        attended = self.attend(q, k, v)  # N H W E
-        return x + self.up(attended.permute(0, 3, 1, 2))
+        return q, k, v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # N H W E -> N H W E
         c = self.config
-        attention = partial(pixel_attention, scale=self.log_scale.exp())
-        if c.nonlocal_attention == "patch":
-            sizes = {"patch_size": c.patch_size, "stride": c.stride, "key_stride": c.key_stride}
-            attention = partial(patch_attention, scale=self.log_scale.exp(), **sizes)  # type: ignore[arg-type]
-        if c.window is None or max(q.shape[1:3]) <= c.window:
-            return attention(q, k, v)
-        return in_windows(attention, q, k, v, c.window, c.halo)
+        scale = self.log_scale.exp()
+        if c.nonlocal_attention == "pixel":
+            return pixel_attention(q, k, v, scale=scale, window=c.window, halo=c.halo)
+        return patch_attention(
+            q,
+            k,
+            v,
+            scale=scale,
+            patch_size=c.patch_size,
+            stride=c.stride,
+            key_stride=c.key_stride,
+            window=c.window,
+            halo=c.halo,
+        )
 
 
 class SynergicFusion(BranchGate):

@@ -15,7 +15,7 @@ from synergic.network import UNKNOWN_STRENGTH, SATNet, fold_batch_norm
 from synergic.tiling import Progress, map_tiles
 from synergic.weights import Card, load_weights
 
-TILE_SIZE = 512
+TILE_SIZE = 768
 """Default side of a tile, in pixels."""
 SMALLEST_TILE = 128
 OVERLAP = 48
@@ -76,8 +76,8 @@ class Restorer:
         if not 0 <= strength <= 1:
             raise SynergicError(f"strength: expected 0 to 1, got {strength}")
         gray_as_rgb = pixels.shape[2] == 3 and bool((pixels == pixels[..., :1]).all())
-        restore_tile = partial(self._restore_tile, told=self.told_strength(sigma, quality), strength=strength)
-        restored = self._map_tiles(restore_tile, pixels[..., :1] if gray_as_rgb else pixels, progress)
+        restore_tile = partial(self._restore_tile, told=self.told_strength(sigma, quality))
+        restored = self._map_tiles(restore_tile, pixels[..., :1] if gray_as_rgb else pixels, progress, strength)
         return np.broadcast_to(restored, pixels.shape).reshape(image.shape)
 
     def tensor(self, degraded: Tensor, *, sigma: float | None = None, quality: int | None = None) -> Tensor:
@@ -113,7 +113,7 @@ class Restorer:
         return UNKNOWN_STRENGTH
 
     @torch.inference_mode()
-    def _restore_tile(self, tile: np.ndarray, told: float, strength: float) -> np.ndarray:
+    def _restore_tile(self, tile: np.ndarray, told: float) -> np.ndarray:
         """One tile, H W C float32 -> H W C float32."""
         x = torch.from_numpy(tile).permute(2, 0, 1)[None].to(self.device)
         if self.ensemble:
@@ -124,15 +124,17 @@ class Restorer:
             raise SynergicError(
                 "picture: expected values in about [0, 1], got some too large to compute with; scale it"
             )
-        return torch.lerp(x, restored, strength)[0].permute(1, 2, 0).cpu().numpy()
+        return restored[0].permute(1, 2, 0).cpu().numpy()
 
-    def _map_tiles(self, function: partial[np.ndarray], pixels: np.ndarray, progress: Progress | None) -> np.ndarray:
+    def _map_tiles(
+        self, function: partial[np.ndarray], pixels: np.ndarray, progress: Progress | None, strength: float
+    ) -> np.ndarray:
         """`map_tiles`, with smaller tiles if memory runs out."""
         config, tile_size = self.network.config, self.tile_size
         align = config.downscale * (config.window or config.stride)  # windows fall as in the whole picture
         while True:
             try:
-                return map_tiles(function, pixels, tile_size, OVERLAP, progress, align)
+                return map_tiles(function, pixels, tile_size, OVERLAP, progress, strength, align)
             except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
                 if not is_out_of_memory(error):
                     raise

@@ -56,12 +56,13 @@ def map_tiles(
     tile_size: int,
     overlap: int,
     progress: Progress | None = None,
+    strength: float = 1.0,
     align: int = 2,
 ) -> np.ndarray:
     """`function` applied tile by tile and blended. pixels H W C, any dtype -> H W C, the same dtype.
 
-    function: float32 tile in [0, 1] -> float32 tile of the same shape. `align`: as in `axis_spans`. Memory beyond
-    input and output is one row of tiles. Integers are rounded and clipped at the end; floats are not clipped.
+    function: float32 tile in [0, 1] -> float32 tile of the same shape. Memory beyond input and output is one row of
+    tiles. strength: blend with `pixels`, see `blend`. align: as in `axis_spans`.
     """
     height, width, channels = pixels.shape
     rows, columns = (axis_spans(length, tile_size, overlap, align) for length in (height, width))
@@ -75,7 +76,18 @@ def map_tiles(
             band[:, column.start : column.stop] += function(tile) * np.outer(row.weights, column.weights)[..., None]
             if progress is not None:
                 progress(i * len(columns) + j + 1, len(rows) * len(columns))
-        finished = (rows[i + 1].start if i + 1 < len(rows) else height) - row.start
-        result[row.start : row.start + finished] = from_float(band[:finished], pixels.dtype)
+        stop = rows[i + 1].start if i + 1 < len(rows) else height
+        finished = stop - row.start
+        result[row.start : stop] = blend(pixels[row.start : stop], band[:finished], strength)
         waiting = band[finished:]
     return result
+
+
+def blend(degraded: np.ndarray, restored: np.ndarray, strength: float) -> np.ndarray:
+    """From the degraded picture (strength 0) to the restored one (1), both exact at their ends.
+
+    degraded: any dtype; restored: float32 of the same shape. Returns degraded's dtype: integers are rounded and
+    clipped, floats are not clipped. Each pixel stands alone, so blending a kept result gives the bytes of a new run.
+    """
+    weight = np.float32(strength)
+    return from_float((1 - weight) * to_float(degraded) + weight * restored, degraded.dtype)

@@ -6,12 +6,14 @@ import time
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -23,6 +25,7 @@ from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
 from synergic.hardware import describe, has_bfloat16, pick_device
 from synergic.metrics import psnr
+from synergic.muon import Muon
 from synergic.network import EDITIONS, SATNet, SATNetConfig, count_parameters
 from synergic.weights import Card, Task, load_weights, open_safetensors, save_tensors, save_weights
 
@@ -42,7 +45,7 @@ class Recipe:
     task: Task
     """What is removed."""
     network: SATNetConfig
-    """The network; in the file, the key `edition` chooses where it starts from."""
+    """The network; in the file, the key `edition` chooses where it starts from, and "none" stands for None."""
     degradation: GaussianNoise | CameraNoise | JPEG
     """How clean pictures are degraded."""
     pictures: Path
@@ -59,14 +62,16 @@ class Recipe:
     """Side of a training crop, in pixels."""
     batch_size: int = 16
     """Crops a step, over all processes."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """muon steps the weight matrices of the blocks, AdamW the rest; adamw steps all."""
     learning_rate: float = 1.5e-3
-    """Greatest learning rate of AdamW."""
+    """Greatest learning rate."""
     warmup: int = 200
     """Steps over which the learning rate rises from zero."""
     cooldown: float = 0.4
     """Share of the run, at its end, over which the learning rate falls to zero."""
     weight_decay: float = 1e-4
-    """AdamW's weight decay."""
+    """Share of a weight that decays with every step, times the learning rate."""
     clip: float = 1.0
     """Greatest norm of the gradient."""
     ema: float = 0.998
@@ -103,8 +108,8 @@ def recipe_from(values: dict[str, Any], source: object) -> Recipe:
         raise SynergicError(f"{source}: edition: expected one of {', '.join(EDITIONS)}, got {edition!r}")
     if task not in DEGRADATIONS:
         raise SynergicError(f"{source}: task: expected one of {', '.join(DEGRADATIONS)}, got {task!r}")
-    network = asdict(EDITIONS[edition]) | values.get("network", {})
-    values["network"] = read_config(SATNetConfig, network, f"{source}: network")
+    changes = {key: None if value == "none" else value for key, value in values.get("network", {}).items()}
+    values["network"] = read_config(SATNetConfig, asdict(EDITIONS[edition]) | changes, f"{source}: network")
     values["degradation"] = read_config(DEGRADATIONS[task], values.get("degradation", {}), f"{source}: degradation")
     return read_config(Recipe, values, source)
 
@@ -133,20 +138,20 @@ def train(
     losses = []
     for batch in training:
         degraded, clean, strength = fabric.to_device(batch)
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, state.step)
+        for group in chain.from_iterable(optimizer.param_groups for optimizer in state.optimizers):
+            group["lr"] = learning_rate(recipe, state.step, state.warm_from)
         restored = state.model(degraded, strength if recipe.network.conditioned else None)
         loss = charbonnier(restored, clean)
         fabric.backward(loss)
-        norm = fabric.clip_gradients(state.model, state.optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
-        assert norm is not None
+        norm = clip_grad_norm_(state.network.parameters(), recipe.clip)
         if not torch.isfinite(loss + norm):
             raise SynergicError(
                 f"step {state.step}: expected a finite loss, got {loss.item()} (gradient norm {norm.item()}); "
                 f"the last good state is {state.path}; go on from it with --resume and a lower learning_rate"
             )
-        state.optimizer.step()
-        state.optimizer.zero_grad()
+        for optimizer in state.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         state.average.update_parameters(state.network)
         state.step += 1
         losses.append(loss.detach())
@@ -164,11 +169,23 @@ def train(
             break
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, constant, then linear to zero over the last `cooldown` of the run."""
-    rising = (step + 1) / recipe.warmup
+def learning_rate(recipe: Recipe, step: int, warm_from: int = 0) -> float:
+    """Linear warm-up from step `warm_from` on, constant, then linear to zero over the last `cooldown` of the run."""
+    rising = (step - warm_from + 1) / recipe.warmup
     falling = (recipe.steps - step) / (recipe.cooldown * recipe.steps)
     return recipe.learning_rate * min(1.0, rising, falling)
+
+
+def optimizers(network: SATNet, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """What steps which parameters: see `Recipe.optimizer`."""
+    matrices: list[nn.Parameter] = []
+    if recipe.optimizer == "muon":
+        matrices = [parameter for parameter in network.blocks.parameters() if parameter.ndim > 1]
+    chosen = {id(parameter) for parameter in matrices}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in chosen]
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    adamw = torch.optim.AdamW(rest, rate, weight_decay=decay, fused=True)
+    return [adamw, Muon(matrices, rate, weight_decay=decay)] if matrices else [adamw]
 
 
 def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tensor:
@@ -216,6 +233,10 @@ def validate(network: SATNet, batches: list[Batch], fabric: Fabric) -> float:
     return sum(scores) / len(scores)
 
 
+COUNTS = {"step": int, "seconds": float, "earlier_steps": int, "earlier_seconds": float, "steps": int, "warm_from": int}
+"""What a state counts besides its tensors."""
+
+
 class State:
     """What a run holds between two steps, and its files."""
 
@@ -228,15 +249,17 @@ class State:
             )
         torch.manual_seed(recipe.seed)
         self.network = SATNet(recipe.network)
+        self.earlier_steps, self.earlier_seconds = 0, 0.0  # behind the weights that the run started from
         if recipe.init is not None and not resume:
-            fabric.print(start_from(self.network, recipe.init))
+            card, fitting = start_from(self.network, recipe.init)
+            fabric.print(fitting)
+            self.earlier_steps, self.earlier_seconds = card.steps, card.seconds
         self.network.to(fabric.device)
         ema = get_ema_multi_avg_fn(recipe.ema)
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True)
-        parameters = self.network.parameters()
-        adamw = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-        self.model, self.optimizer = fabric.setup(self.network, adamw)
+        self.model, *self.optimizers = fabric.setup(self.network, *optimizers(self.network, recipe))
         self.step, self.seconds, self.row = 0, 0.0, dict[str, float]()
+        self.steps, self.warm_from = recipe.steps, 0
         if resume:
             self.load()
 
@@ -250,8 +273,9 @@ class State:
         """Every tensor of the state by name: the network's, the average's, the optimizer's moments."""
         named = {f"network.{key}": tensor for key, tensor in self.network.state_dict().items()}
         named |= {f"average.{key}": tensor for key, tensor in self.average.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            named |= {f"optimizer.{index}.{key}": tensor for key, tensor in moments.items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, moments in optimizer.state_dict()["state"].items():
+                named |= {f"optimizer.{number}.{index}.{key}": tensor for key, tensor in moments.items()}
         return named
 
     def save(self, seconds: float) -> None:
@@ -266,7 +290,7 @@ class State:
         tensors = {
             key: tensor.cpu().clone(memory_format=torch.contiguous_format) for key, tensor in self.tensors().items()
         }
-        save_tensors(self.path, tensors, {"step": str(self.step), "seconds": str(self.seconds)})
+        save_tensors(self.path, tensors, {key: str(getattr(self, key)) for key in COUNTS})
         self.write_row()
 
     def load(self) -> None:
@@ -286,20 +310,31 @@ class State:
     @torch.no_grad()
     def take(self, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
         """Become the state that these tensors hold."""
-        self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
+        for key, kind in COUNTS.items():
+            setattr(self, key, kind(metadata[key]))
+        if self.steps != self.recipe.steps:  # another schedule: a rate that jumped up would throw the run back
+            self.steps, self.warm_from = self.recipe.steps, self.step
         self.network.load_state_dict(_below(tensors, "network."))
         self.average.load_state_dict(_below(tensors, "average."))
-        optimizer, moments = self.optimizer.state_dict(), _below(tensors, "optimizer.")
-        for index, parameter in enumerate(self.network.parameters()):
-            own = _below(moments, f"{index}.")
-            for key in ("exp_avg", "exp_avg_sq"):  # the fused AdamW needs them in the parameter's memory order
-                own[key] = torch.empty_like(parameter).copy_(own[key])
-            optimizer["state"][index] = own
-        self.optimizer.load_state_dict(optimizer)
+        for number, optimizer in enumerate(self.optimizers):
+            values = optimizer.state_dict()
+            for index, parameter in enumerate(chain.from_iterable(g["params"] for g in optimizer.param_groups)):
+                own = _below(tensors, f"optimizer.{number}.{index}.")
+                if not own:
+                    raise KeyError(f"optimizer.{number}.{index}")
+                for key, moment in own.items():  # the fused AdamW needs them in the parameter's memory order
+                    if moment.shape == parameter.shape:
+                        own[key] = torch.empty_like(parameter).copy_(moment)
+                values["state"][index] = own
+            optimizer.load_state_dict(values)
 
     def log(self, **values: float) -> None:
         """Print the figures of this step; `save` writes them, so that the log never runs ahead of the state."""
-        self.row = {"step": self.step, "learning_rate": learning_rate(self.recipe, self.step - 1), **values}
+        self.row = {
+            "step": self.step,
+            "learning_rate": learning_rate(self.recipe, self.step - 1, self.warm_from),
+            **values,
+        }
         self.fabric.print("  ".join(f"{key} {value:.6g}" for key, value in self.row.items()))
 
     def write_row(self) -> None:
@@ -322,8 +357,8 @@ class State:
             task=self.recipe.task,
             data=self.recipe.data,
             licence=self.recipe.licence,
-            steps=self.step,
-            seconds=round(self.seconds, 1),
+            steps=self.earlier_steps + self.step,
+            seconds=round(self.earlier_seconds + self.seconds, 1),
             hardware=describe(self.fabric.device),
             recipe=recipe,
         )
@@ -334,10 +369,12 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def start_from(network: SATNet, init: str) -> str:
-    """Copy the tensors of other weights that have the same name and shape. Returns a line that says how many."""
-    own, given = network.state_dict(), load_weights(init)[0].state_dict()
-    fitting = {key: tensor for key, tensor in given.items() if key in own and own[key].shape == tensor.shape}
+def start_from(network: SATNet, init: str) -> tuple[Card, str]:
+    """Copy the tensors of other weights that have the same name and shape. Returns their card, and a line that says
+    how many fitted."""
+    given, card = load_weights(init)
+    own, others = network.state_dict(), given.state_dict()
+    fitting = {key: tensor for key, tensor in others.items() if key in own and own[key].shape == tensor.shape}
     network.load_state_dict(own | fitting)
     fresh = ", ".join(sorted(own.keys() - fitting.keys())) or "none"
-    return f"{len(fitting)} of {len(own)} tensors from {init}; fresh: {fresh}"
+    return card, f"{len(fitting)} of {len(own)} tensors from {init}; fresh: {fresh}"

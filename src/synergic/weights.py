@@ -38,9 +38,9 @@ class Card:
     licence: str
     """Licence of that data."""
     steps: int
-    """Training steps behind these weights."""
+    """Training steps behind these weights, those of the weights they started from included."""
     seconds: float
-    """Wall-clock seconds of training."""
+    """Wall-clock seconds of these steps."""
     hardware: str
     """What it was trained on."""
     recipe: dict[str, Any]

@@ -1,0 +1,298 @@
+"""Speed and quality on this machine: `python benchmarks/speed.py --data SET12 -o DIR [--sizes 256 512 ...]`.
+
+Every contestant lives in a process of its own, and they take turns, a picture each a round, so that a machine whose
+speed drifts treats all alike. Per size: megapixels a second (median, lowest and highest round), GFLOP/s of the plain
+form, its share of what 64-channel convolutions alone reach, and peak memory. DIR gets speed.json, speed.md and
+speed.png: PSNR on Set12 at sigma 25 over megapixels a second.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from synergic import Restorer
+from synergic.compare import classical_methods
+from synergic.data import read_folder, to_tensor
+from synergic.degradations import add_gaussian_noise
+from synergic.figures import COLORS, new_figure, save_figure
+from synergic.hardware import describe
+from synergic.images import from_float
+from synergic.metrics import psnr
+from synergic.network import EDITIONS, NonLocalAttention, SATNet, SATNetConfig
+
+SIGMA = 25
+SLOW = 20.0
+"""Seconds a picture beyond which a contestant sits the larger sizes out."""
+CONVOLUTIONS = "convolutions alone, bfloat16"
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""Degraded float32 H W 1 -> restored."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Something that restores a gray picture."""
+
+    make: Callable[[], Run]
+    """Sets it up, in its own process."""
+    flop: Callable[[int], float] | None = None
+    """Operations for a picture of so many pixels, where they are counted."""
+    psnr: float | None = None
+    """On Set12 at sigma 25: as published; nan is measured here, None has no trained weights."""
+
+
+def contestants() -> dict[str, Contestant]:
+    """Ours, the same in the textbook's form, DnCNN, the classical ones."""
+    half, basic, enhanced = (partial(satnet_flop, EDITIONS[name]) for name in ("half", "basic", "enhanced"))
+    measured = float("nan")
+    return {
+        "gray-denoise, through tiles": Contestant(restorer, half, measured),
+        "gray-denoise, bare network": Contestant(bare, half),
+        "basic edition": Contestant(partial(network, "basic", torch.bfloat16), basic),
+        "enhanced edition": Contestant(partial(network, "enhanced", torch.bfloat16), enhanced),
+        "half edition, textbook form, float32": Contestant(partial(textbook, "half"), half),
+        "basic edition, textbook form, float32": Contestant(partial(textbook, "basic"), basic),
+        "DnCNN, float32": Contestant(partial(dncnn, torch.float32), dncnn_flop, 30.44),
+        "DnCNN, bfloat16, channels-last": Contestant(partial(dncnn, torch.bfloat16), dncnn_flop, 30.44),
+        CONVOLUTIONS: Contestant(convolutions, convolutions_flop),
+        **{name: Contestant(partial(classical, name), psnr=measured) for name in classical_methods()},
+    }
+
+
+def restorer() -> Run:
+    """The shipped weights as a user runs them."""
+    return partial(Restorer.from_pretrained("gray-denoise", device="cpu"), sigma=SIGMA)
+
+
+def bare() -> Run:
+    """The same without tiles and blending."""
+    shipped = Restorer.from_pretrained("gray-denoise", device="cpu")
+    return lambda picture: shipped.tensor(to_tensor(picture)[None], sigma=SIGMA)[0, 0].numpy()[..., None]
+
+
+def network(edition: str, precision: torch.dtype) -> Run:
+    """An edition with its initial weights, attention over windows of 32."""
+    return run_of(SATNet(replace(EDITIONS[edition], window=32)), precision)
+
+
+def textbook(edition: str) -> Run:
+    """The network as one would first write it: float32, channels first, attention by F.unfold over the whole map."""
+    net = SATNet(replace(EDITIONS[edition], window=None))
+    net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    net.head.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
+    for module in net.modules():
+        if isinstance(module, NonLocalAttention):
+            module.attend = textbook_attention  # type: ignore[method-assign]
+    return run_of(net, torch.float32)
+
+
+def textbook_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Patches of 7 at stride 4, all compared with all. N H W E -> N H W E."""
+    height, width = q.shape[1:3]
+    unfolding: dict[str, Any] = {"kernel_size": 7, "stride": 4, "padding": 3}
+    queries, keys, values = (F.unfold(x.permute(0, 3, 1, 2), **unfolding) for x in (q, k, v))  # N D L
+    weights = torch.softmax(queries.transpose(1, 2) @ keys / 28, dim=2)
+    attended = (weights @ values.transpose(1, 2)).transpose(1, 2)
+    total = F.fold(attended, (height, width), **unfolding)
+    count = F.fold(torch.ones_like(attended), (height, width), **unfolding)
+    return (total / count.clamp(min=1)).permute(0, 2, 3, 1)
+
+
+def dncnn(precision: torch.dtype) -> Run:
+    """DnCNN's shape (K. Zhang et al., IEEE TIP 2017): 17 layers of 64 channels, BatchNorm; random weights."""
+    layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, padding=1), nn.ReLU()]
+    for _ in range(15):
+        layers += [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1))
+    if precision == torch.bfloat16:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return run_of(net, precision)
+
+
+def convolutions() -> Run:
+    """What the hardware gives: eight 64-channel convolutions at half resolution, nothing between them."""
+    net = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(8))).to(torch.bfloat16)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def run(picture: np.ndarray) -> np.ndarray:
+        x = torch.zeros(1, 64, picture.shape[0] // 2, picture.shape[1] // 2, dtype=torch.bfloat16)
+        net(x.contiguous(memory_format=torch.channels_last))
+        return picture
+
+    return run
+
+
+def classical(name: str) -> Run:
+    """One of the classical methods, told sigma."""
+    method = classical_methods()[name]
+    return lambda picture: method(picture, SIGMA / 255)
+
+
+def run_of(net: nn.Module, precision: torch.dtype) -> Run:
+    """A network in evaluation mode as a function of a picture."""
+    net.eval()
+
+    def run(picture: np.ndarray) -> np.ndarray:
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            restored: Tensor = net(to_tensor(picture)[None])
+        return restored[0, 0].float().numpy()[..., None]
+
+    return run
+
+
+def satnet_flop(config: SATNetConfig, pixels: int) -> float:
+    """Convolutions, and attention's two products in its plain form over windows of 32 with halo 8."""
+    positions = pixels / config.downscale**2
+    weights = sum(m.weight.numel() for m in SATNet(config).modules() if isinstance(m, nn.Conv2d))
+    keys = min(positions, (32 + 2 * config.halo) ** 2) / config.key_stride**2
+    attention = config.blocks * 4 * positions / config.stride**2 * keys * config.patch_size**2 * config.embedding
+    return 2 * weights * positions + attention
+
+
+def dncnn_flop(pixels: int) -> float:
+    """15 convolutions of 64 to 64 channels, one from 1 and one to 1."""
+    return 2 * 9 * (15 * 64 * 64 + 2 * 64) * pixels
+
+
+def convolutions_flop(pixels: int) -> float:
+    """Eight at a quarter of the pixels."""
+    return 8 * 2 * 9 * 64 * 64 * pixels / 4
+
+
+@torch.inference_mode()
+def work(name: str, pipe: Connection) -> None:
+    """A contestant's process: a picture comes in, what it gave, seconds and peak memory in MB go out; None ends it."""
+    run = contestants()[name].make()
+    while (picture := pipe.recv()) is not None:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        begun = time.perf_counter()
+        restored = run(picture)
+        seconds = time.perf_counter() - begun
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        pipe.send((restored, seconds, int(status["VmHWM"].split()[0]) // 1024))
+
+
+def ask(pipe: Connection, picture: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """One picture to one contestant."""
+    pipe.send(picture)
+    return pipe.recv()
+
+
+def race(pipes: dict[str, Connection], sizes: list[int], rounds: int) -> list[dict[str, Any]]:
+    """Rows of name, size, seconds of every round, memory. The first round of a size does not count."""
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    racing = list(pipes)
+    for size in sizes:
+        picture = np.random.default_rng(0).random((size, size, 1), np.float32)
+        for i in range(rounds + 1):
+            for name in racing:
+                _, seconds, memory = ask(pipes[name], picture)
+                row = rows.setdefault((name, size), {"name": name, "size": size, "seconds": [], "memory": 0})
+                row["memory"] = max(row["memory"], memory)
+                if i > 0 or seconds > SLOW:
+                    row["seconds"].append(seconds)
+            racing = [name for name in racing if max(rows[name, size]["seconds"], default=0) < SLOW]
+        racing = [name for name in racing if 4 * median(rows[name, size]["seconds"]) < SLOW]
+    return list(rows.values())
+
+
+def quality(pipe: Connection, data: Path) -> float:
+    """Mean PSNR over the pictures at sigma 25, noise of seed 0, output clipped and rounded to 8 bit."""
+    scores = []
+    for _, clean in read_folder(data, 1):
+        noisy = add_gaussian_noise(to_tensor(clean), SIGMA, Generator().manual_seed(0))
+        restored = ask(pipe, np.ascontiguousarray(noisy.permute(1, 2, 0).numpy()))[0]
+        scores.append(psnr(from_float(restored.reshape(clean.shape), np.uint8), clean))
+    return sum(scores) / len(scores)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown, a table for each size."""
+    parts = []
+    for size in sorted({row["size"] for row in rows}):
+        parts.append(
+            f"\n## {size} x {size}\n\n| | Mpx/s | range | GFLOP/s | of the convolutions' | peak memory, MB |\n"
+        )
+        parts.append("|---|---|---|---|---|---|\n")
+        of_size = [row for row in rows if row["size"] == size]
+        peak = next((row.get("gflops") for row in of_size if row["name"] == CONVOLUTIONS), None)
+        for row in sorted(of_size, key=lambda row: -row["mpx_per_second"]):
+            low, high = row["range"]
+            counted = (
+                (f"{row['gflops']:.0f}", f"{row['gflops'] / peak:.0%}" if peak else "") if "gflops" in row else ("", "")
+            )
+            cells = [row["name"], f"{row['mpx_per_second']:.3g}", f"{low:.3g}-{high:.3g}", *counted, str(row["memory"])]
+            parts.append("| " + " | ".join(cells) + " |\n")
+    return "".join(parts)
+
+
+def draw(rows: list[dict[str, Any]], scores: dict[str, float], size: int, path: Path) -> None:
+    """PSNR over speed; a line through those that nothing beats in both."""
+    points = [
+        (row["mpx_per_second"], scores[row["name"]], row["name"])
+        for row in rows
+        if row["size"] == size and row["name"] in scores
+    ]
+    best = [p for p in sorted(points) if not any(q[0] > p[0] and q[1] > p[1] for q in points)]
+    figure = new_figure(8, 5)
+    axis = figure.subplots()
+    axis.semilogx([x for x, _, _ in best], [y for _, y, _ in best], color=COLORS[0])
+    for x, y, name in points:
+        axis.plot(x, y, "o", color=COLORS[1])
+        axis.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
+    axis.set_xlabel(f"megapixels a second, {size} x {size} gray, {describe(torch.device('cpu'))}")
+    axis.set_ylabel("PSNR in dB, Set12, sigma 25")
+    axis.margins(x=0.3, y=0.15)
+    save_figure(figure, path)
+
+
+def main(data: Path | None, out: Path, sizes: list[int], rounds: int, only: str) -> None:
+    """Race, measure quality, write."""
+    entered = {name: contestant for name, contestant in contestants().items() if only in name or name == CONVOLUTIONS}
+    context, pipes = get_context("spawn"), {}
+    for name in entered:
+        pipes[name], theirs = context.Pipe()
+        context.Process(target=work, args=(name, theirs), daemon=True).start()
+    rows = race(pipes, sizes, rounds)
+    for row in rows:
+        pixels, flop = row["size"] ** 2, entered[row["name"]].flop
+        speeds = sorted(pixels / 1e6 / seconds for seconds in row["seconds"])
+        row |= {"mpx_per_second": median(speeds), "range": [speeds[0], speeds[-1]]}
+        if flop is not None:
+            row["gflops"] = flop(pixels) / median(row["seconds"]) / 1e9
+    scores = {name: contestant.psnr for name, contestant in entered.items() if contestant.psnr is not None}
+    if data is not None:
+        scores = {name: quality(pipes[name], data) if np.isnan(score) else score for name, score in scores.items()}
+    for pipe in pipes.values():
+        pipe.send(None)
+    out.mkdir(parents=True, exist_ok=True)
+    report = {"hardware": describe(torch.device("cpu")), "torch": torch.__version__, "psnr": scores, "rows": rows}
+    (out / "speed.json").write_text(json.dumps(report, indent=1) + "\n")
+    (out / "speed.md").write_text(table(rows))
+    if data is not None:
+        draw(rows, scores, sizes[min(1, len(sizes) - 1)], out / "speed.png")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="Set12's folder; without it no quality is measured")
+    parser.add_argument("-o", "--out", type=Path, default=Path("runs/speed"))
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="contestants whose name contains this")
+    arguments = parser.parse_args()
+    main(arguments.data, arguments.out, arguments.sizes, arguments.rounds, arguments.only)

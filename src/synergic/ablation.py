@@ -1,0 +1,355 @@
+"""The paper's ablation: rows of one recipe, each trained for the same steps from several seeds, then evaluated.
+
+A folder holds one run for each row and seed, in ROW/seed-N: what training leaves there, and scores.json. Whatever is
+there already is not done again, so that an ablation goes on where it stopped, and several processes, each with rows of
+its own, fill one folder.
+"""
+
+import csv
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from io import StringIO
+from itertools import cycle
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synergic.degradations import JPEG, GaussianNoise
+from synergic.errors import SynergicError
+from synergic.evaluate import Protocol, evaluate, markdown
+from synergic.figures import COLORS, new_figure, save_figure
+from synergic.files import whole_file
+from synergic.hardware import describe
+from synergic.network import SATNetConfig, count_parameters
+from synergic.restore import Restorer
+from synergic.train import Recipe, read_recipe, train
+from synergic.weights import read_header
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ROWS: dict[str, dict[str, str]] = {
+    "baseline": {"nonlocal_attention": "pixel"},
+    "without-local": {"local_attention": "false"},
+    "without-nonlocal": {"nonlocal_attention": "none"},
+    "satnet": {},
+}
+"""The paper's rows, as changes of the recipe's [network]. Any other row is written KEY=VALUE[,KEY=VALUE]."""
+TITLES = {
+    "baseline": "baseline (pixel-wise)",
+    "without-local": "w/o LA",
+    "without-nonlocal": "w/o NLA",
+    "satnet": "SAT-Net",
+}
+LEVELS = {"sigma": (15, 25, 50, 70), "quality": (10, 20, 30, 40)}
+"""Of the field's tables."""
+PLACES = ("pictures", "validation", "workers")
+"""Keys of a recipe that may change while it runs: where it runs, not what it does."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row with one seed."""
+
+    row: str
+    recipe: Recipe
+    folder: Path
+
+
+def plan(path: Path, folder: Path, rows: Sequence[str], seeds: int, changes: Mapping[str, str]) -> list[Run]:
+    """The runs, seed by seed, so that every row has its first before any has its second.
+
+    path: the recipe; seeds count from its own. changes: of the recipe, as `read_recipe` takes them.
+    """
+    whole = read_recipe(path, changes)
+    if whole.init is not None:
+        raise SynergicError(f"{path}: init: expected none, got {whole.init!r}; rows start alike only from new weights")
+    recipes = {row: row_recipe(path, changes, row) for row in rows}
+    return [
+        Run(row, replace(recipe, seed=seed), folder / row / f"seed-{seed}")
+        for seed in range(whole.seed, whole.seed + seeds)
+        for row, recipe in recipes.items()
+    ]
+
+
+def row_recipe(path: Path, changes: Mapping[str, str], row: str) -> Recipe:
+    """The recipe of a row.
+
+    A similarity is a sum over the numbers of a patch. Its scale is divided by how many more of them there are than in
+    the recipe's own network, so that all rows start with similarities of the same range, unless the row sets the scale.
+    """
+    pairs = [part.partition("=") for part in row.split(",")]
+    if row not in ROWS and not all(equals for _, equals, _ in pairs):
+        raise SynergicError(f"--row: expected one of {', '.join(ROWS)}, or KEY=VALUE[,KEY=VALUE], got {row!r}")
+    varied = ROWS[row] if row in ROWS else {key: value for key, _, value in pairs}
+    whole = read_recipe(path, changes)
+    recipe = read_recipe(path, {**changes, **{f"network.{key}": value for key, value in varied.items()}})
+    if "similarity_scale" in varied:
+        return recipe
+    scale = whole.network.similarity_scale * patch_length(whole.network) / patch_length(recipe.network)
+    return replace(recipe, network=replace(recipe.network, similarity_scale=scale))
+
+
+def patch_length(network: SATNetConfig) -> int:
+    """How many numbers a patch has."""
+    return network.embedding * (1 if network.nonlocal_attention == "pixel" else network.patch_size**2)
+
+
+def protocols(recipe: Recipe, folders: Sequence[Path], **levels: Sequence[float]) -> dict[str, Protocol]:
+    """What is evaluated, by name: every folder at every level.
+
+    levels: sigma or quality; unless given, those of the field's tables that the recipe trains for. Weights for photos
+    have none: only their validation is compared.
+    """
+    kind = {GaussianNoise: "sigma", JPEG: "quality"}.get(type(recipe.degradation))
+    wrong = [name for name, given in levels.items() if given and name != kind]
+    if wrong:
+        raise SynergicError(f"--{wrong[0]}: the recipe's task is {recipe.task}; leave it out")
+    if kind is None:
+        return {}
+    low, high = (getattr(recipe.degradation, f"{kind}_{end}") for end in ("min", "max"))
+    chosen = levels.get(kind) or [level for level in LEVELS[kind] if low <= level <= high] or [high]
+    blind = not recipe.network.conditioned
+    return {
+        f"{folder.name}, {kind} {level:g}": Protocol(folder, **{kind: level}, blind=blind)  # type: ignore[arg-type]
+        for folder in folders
+        for level in chosen
+    }
+
+
+def ablate(
+    runs: Sequence[Run], wanted: Mapping[str, Protocol], accelerator: str, say: Callable[[str], None] = print
+) -> None:
+    """Train and evaluate whatever of the runs is not there yet."""
+    for number, run in enumerate(runs, 1):
+        check_recipe(run)
+        head = f"[{number}/{len(runs)}] {TITLES.get(run.row, run.row)}, seed {run.recipe.seed}"
+        done = max(validations(run.folder), default=0)
+        if done < run.recipe.steps:
+            say(f"{head}: training from step {done} to {run.recipe.steps}")
+            resume = (run.folder / "state.safetensors").exists()
+            train(run.recipe, run.folder, resume=resume, accelerator=accelerator)
+        measure(run.folder, wanted, accelerator, lambda name, head=head: say(f"{head}: {name}"))  # type: ignore[misc]
+
+
+def check_recipe(run: Run) -> None:
+    """Refuse to go on with a run of another recipe."""
+    weights = run.folder / "weights.safetensors"
+    if not weights.exists():
+        return
+    asked, found = json.loads(json.dumps(asdict(run.recipe), default=str)), read_header(weights)[1].recipe
+    for key in asked:
+        if key not in PLACES and asked[key] != found.get(key):
+            raise SynergicError(
+                f"{run.folder}: {key}: expected {found.get(key)!r} as it began, got {asked[key]!r}; pass another -o"
+            )
+
+
+def validations(folder: Path) -> dict[int, float]:
+    """Validation PSNR by step, from a run's log."""
+    if not (folder / "log.csv").exists():
+        return {}
+    with (folder / "log.csv").open(newline="") as file:
+        return {int(row["step"]): float(row["validation_psnr"]) for row in csv.DictReader(file)}
+
+
+def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Callable[[str], None]) -> None:
+    """Evaluate a trained run where it is not yet, and time it once; scores.json holds what is found."""
+    path = folder / "scores.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    missing = {name: protocol for name, protocol in wanted.items() if name not in found.get("scores", {})}
+    if found and not missing:
+        return
+    restorer = Restorer.from_pretrained(folder / "weights.safetensors", device=device)
+    found = found or {
+        "parameters": count_parameters(restorer.network),
+        "seconds_per_megapixel": seconds_per_megapixel(restorer),
+        "hardware": describe(restorer.device),
+        "training_seconds": restorer.card.seconds,
+        "scores": {},
+    }
+    for name, protocol in missing.items():
+        report = evaluate(restorer, protocol)
+        found["scores"][name] = {key: report[key] for key in ("psnr", "ssim", "degraded_psnr", "protocol")}
+        say(f"{name}: {report['psnr']:.3f} dB")
+    write_whole(path, json.dumps(found, indent=1))
+
+
+def seconds_per_megapixel(restorer: Restorer) -> float:
+    """The best of three times for 512 x 512 pixels, in seconds per million."""
+    picture = np.random.default_rng(0).random((512, 512, restorer.network.config.colors), np.float32)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        restorer(picture)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) / 0.512**2
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file appears whole or not at all: other processes may read it."""
+    with whole_file(path, overwrite=True) as unfinished:
+        unfinished.write_text(text)
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """All finished runs of a folder: {"recipe": .., "rows": [..]}, the paper's rows first.
+
+    A row has its name, title, seeds, parameters, seconds per megapixel (mean), training seconds (mean), the validation
+    curve of every seed, and "scores": values by name, one for each seed, the last validation among them.
+    """
+    finished = sorted(path.parent for path in folder.glob("*/seed-*/scores.json"))
+    if not finished:
+        raise SynergicError(f"{folder}: expected finished runs, found none; train some first")
+    recipes = [read_header(run / "weights.safetensors")[1].recipe for run in finished]
+    for run, recipe in zip(finished, recipes, strict=True):
+        different = [
+            key for key in recipe if key not in (*PLACES, "seed", "network") and recipe[key] != recipes[0][key]
+        ]
+        if different:
+            raise SynergicError(f"{run}: {different[0]}: expected the same in every run, got {recipe[different[0]]!r}")
+    names = {run.parent.name for run in finished}
+    ordered = [name for name in ROWS if name in names] + sorted(names - ROWS.keys())
+    rows = [collect_row([run for run in finished if run.parent.name == name]) for name in ordered]
+    return {"recipe": {key: value for key, value in recipes[0].items() if key not in ("seed", "network")}, "rows": rows}
+
+
+def collect_row(runs: Sequence[Path]) -> dict[str, Any]:
+    """One row of `collect`, from its finished runs."""
+    found = [json.loads((run / "scores.json").read_text()) for run in runs]
+    curves = [validations(run) for run in runs]
+    common = [name for name in found[0]["scores"] if all(name in of["scores"] for of in found)]
+    scores = {"validation": [curve[max(curve)] for curve in curves]}
+    scores |= {name: [of["scores"][name]["psnr"] for of in found] for name in common}
+    row = runs[0].parent.name
+    return {
+        "row": row,
+        "title": TITLES.get(row, row),
+        "seeds": [int(run.name.removeprefix("seed-")) for run in runs],
+        "parameters": found[0]["parameters"],
+        "seconds_per_megapixel": fmean(of["seconds_per_megapixel"] for of in found),
+        "training_seconds": fmean(of["training_seconds"] for of in found),
+        "hardware": found[0]["hardware"],
+        "scores": scores,
+        "protocols": {name: found[0]["scores"][name]["protocol"] for name in common},
+        "curves": curves,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: mean ± deviation over the seeds, PSNR in dB."""
+    names, rows = score_names(found), []
+    for row in found["rows"]:
+        seconds = f"{row['seconds_per_megapixel']:.2f}", f"{row['training_seconds']:.0f}"
+        scores = [plus_minus(row["scores"].get(name, [])) for name in names]
+        rows.append([row["title"], str(len(row["seeds"])), f"{row['parameters']:,}", *seconds, *scores])
+    return markdown(["row", "seeds", "parameters", "s/Mpx", "training, s", *names], rows)
+
+
+def gaps(found: dict[str, Any]) -> str:
+    """Markdown: by how much SAT-Net is above each other row, mean ± deviation of the differences seed by seed."""
+    whole = whole_network(found)
+    if whole is None or len(found["rows"]) == 1:
+        return ""
+    names, rows = score_names(found), []
+    for row in found["rows"]:
+        pairs, both = shared_seeds(whole, row), row["scores"].keys() & whole["scores"].keys()
+        above = {name: [whole["scores"][name][i] - row["scores"][name][j] for i, j in pairs] for name in both}
+        if row is not whole:
+            rows.append([row["title"], *(plus_minus(above.get(name, [])) for name in names)])
+    return markdown(["SAT-Net above", *names], rows)
+
+
+def whole_network(found: dict[str, Any]) -> dict[str, Any] | None:
+    """SAT-Net's row, if there is one."""
+    return next((row for row in found["rows"] if row["row"] == "satnet"), None)
+
+
+def shared_seeds(row: dict[str, Any], other: dict[str, Any]) -> list[tuple[int, int]]:
+    """Where the seeds of both rows stand in each."""
+    return [(i, other["seeds"].index(seed)) for i, seed in enumerate(row["seeds"]) if seed in other["seeds"]]
+
+
+def plus_minus(values: Sequence[float]) -> str:
+    """Mean ± sample deviation with two decimals, as far as there are values."""
+    mean, spread = mean_and_deviation(values)
+    return ("" if mean is None else f"{mean:.2f}") + ("" if spread is None else f" ± {spread:.2f}")
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean, and sample standard deviation; None where there are too few values."""
+    return fmean(values) if values else None, stdev(values) if len(values) > 1 else None
+
+
+def score_names(found: dict[str, Any]) -> list[str]:
+    """The names of all scores, in the order in which rows have them."""
+    return list(dict.fromkeys(name for row in found["rows"] for name in row["scores"]))
+
+
+def write_results(folder: Path) -> str:
+    """Write table.md, table.csv, results.json and curves.png from all finished runs; returns the tables."""
+    found = collect(folder)
+    text = f"{table(found)}\n\n{gaps(found)}".strip()
+    write_whole(folder / "table.md", text + "\n")
+    write_whole(folder / "results.json", json.dumps(found, indent=1))
+    names, plain = score_names(found), ("row", "parameters", "seconds_per_megapixel", "training_seconds")
+    with StringIO(newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*plain, "seeds", *(f"{name}, {of}" for name in names for of in ("mean", "deviation"))])
+        for row in found["rows"]:
+            scores = [value for name in names for value in mean_and_deviation(row["scores"].get(name, []))]
+            writer.writerow([*(row[key] for key in plain), len(row["seeds"]), *scores])
+        write_whole(folder / "table.csv", file.getvalue())
+    draw(found, folder / "curves.png")
+    return text
+
+
+Curve = dict[int, float]
+"""PSNR by step."""
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Validation PSNR against steps; beside it each row's difference to SAT-Net, seed by seed. Lines are means over
+    seeds, bands their deviation."""
+    figure = new_figure(12, 4.8)
+    left, right = figure.subplots(1, 2)
+    whole = whole_network(found)
+    for row, color in zip(found["rows"], cycle(COLORS)):
+        draw_band(left, row["curves"], color, row["title"])
+        if whole is not None:
+            pairs = [(row["curves"][i], whole["curves"][j]) for i, j in shared_seeds(row, whole)]
+            draw_band(right, [difference(*pair) for pair in pairs], color, row["title"])
+    left.set(xlabel="steps", ylabel="validation PSNR, dB")
+    right.set(xlabel="steps", ylabel="PSNR beyond SAT-Net of the same seed, dB")
+    settled = [
+        psnr
+        for row in found["rows"]
+        for curve in row["curves"]
+        for step, psnr in curve.items()
+        if step > max(curve) / 5
+    ]
+    left.set_ylim(min(settled) - 0.05, max(settled) + 0.05)
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    left.legend(loc="lower right")
+    save_figure(figure, path)
+
+
+def difference(curve: Curve, other: Curve) -> Curve:
+    """One curve less the other, at the steps of both."""
+    return {step: curve[step] - other[step] for step in curve if step in other}
+
+
+def draw_band(axis: "Axes", curves: Sequence[Curve], color: str, label: str) -> None:
+    """The mean of several curves at the steps of all, and a band of their deviation."""
+    if not curves:
+        return
+    steps = sorted(set(curves[0]).intersection(*curves[1:]))
+    values = np.array([[curve[step] for step in steps] for curve in curves])
+    mean, spread = values.mean(0), values.std(0, ddof=min(1, len(curves) - 1))
+    axis.plot(steps, mean, color=color, label=label)
+    axis.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)

@@ -1,0 +1,381 @@
+"""The desk behind the page: takes pictures in, restores one after another, hands them out, throws them away.
+
+Each picture has a token that cannot be guessed and a folder of its own; what its visitor calls it never becomes a path.
+Safe to call from several threads. Knows nothing of HTTP: see web.py.
+"""
+
+import logging
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+
+from synergic.batch import Options
+from synergic.errors import SynergicError
+from synergic.explain import heat_picture
+from synergic.images import WRITABLE, Picture, check_writable, from_float, read_picture, to_float, write_picture
+from synergic.restore import Restorer
+from synergic.tiling import blend
+
+log = logging.getLogger(__name__)
+
+DRAWINGS: dict[str, Callable[[Restorer, np.ndarray], np.ndarray]] = {"Where it borrowed": heat_picture}
+"""Views drawn on demand, under the words on their button: restorer, pixels H W C -> uint8 H W 3 of the same size. Each
+shows as a button of the page; the restorer is the one that the picture was restored with."""
+
+SPARE_BYTES = 1_000_000_000
+"""Pictures are refused when the disk has no more room than this."""
+STRIP = 256
+"""Rows that are converted at a time, to bound memory."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What visitors may ask for."""
+
+    file_bytes: int = 200_000_000
+    """Largest file."""
+    pixels: int = 50_000_000
+    """Largest width x height; restoring takes about 45 bytes of memory, and keeping the result 12 of disk, for each."""
+    seconds: float = 1800.0
+    """Longest upload, and longest run of one picture once its turn has come."""
+    line: int = 16
+    """Most pictures running or waiting for their turn, of all visitors."""
+    kept: int = 100
+    """Most pictures held at a time, of all visitors."""
+    idle_seconds: float = 3600.0
+    """After how long without use a picture is thrown away."""
+
+
+class FullError(SynergicError):
+    """No room now; later there may be."""
+
+
+class GoneError(SynergicError):
+    """No picture under this token, or nothing of that name to show."""
+
+
+class StoppedError(Exception):
+    """The visitor wants no result any more."""
+
+
+@dataclass
+class Run:
+    """One use of the network, from its place in the line to its end."""
+
+    seconds: float
+    """how long it may take"""
+    started: float | None = None
+    done: int = 0
+    total: int = 0
+    """tiles"""
+    stopped: bool = False
+    future: Future[None] = field(default_factory=Future)
+
+    def start(self) -> None:
+        """Its turn has come."""
+        self.started = time.monotonic()
+
+    def tick(self, done: int, total: int) -> None:
+        """Called after every tile: the only moments at which a run can end early."""
+        self.done, self.total = done, total
+        if self.stopped:
+            raise StoppedError
+        if self.elapsed() > self.seconds:
+            allowed = f"{self.seconds:g} seconds"
+            raise SynergicError(f"time: expected at most {allowed}, got more; hand in a smaller picture")
+
+    def stop(self) -> None:
+        """End it at once if its turn has not come, else after the tile at hand."""
+        self.stopped = True
+        self.future.cancel()
+
+    def elapsed(self) -> float:
+        """Seconds since its turn came."""
+        return 0.0 if self.started is None else time.monotonic() - self.started
+
+    def state(self) -> dict[str, Any]:
+        """What the page shows. `state`: waiting, running, restored, stopped or failed; `seconds_left` once known."""
+        if not self.future.done():
+            left = self.elapsed() / self.done * (self.total - self.done) if self.done else None
+            running = {"state": "running", "done": self.done, "total": self.total, "seconds_left": left}
+            return {"state": "waiting"} if self.started is None else running
+        error = StoppedError() if self.future.cancelled() else self.future.exception()
+        if error is None:
+            return {"state": "restored"}
+        return {"state": "stopped"} if isinstance(error, StoppedError) else {"state": "failed", "error": said(error)}
+
+
+def said(error: BaseException) -> str:
+    """The line that a visitor reads. What is no SynergicError is ours to mend, and its text may name our paths."""
+    if isinstance(error, SynergicError):
+        return str(error)
+    return f"picture: expected to restore it, got {type(error).__name__}; the log of `synergic serve` says more"
+
+
+@dataclass
+class Held:
+    """One picture that was handed in."""
+
+    folder: Path
+    suffix: str
+    last_use: float
+    run: Run | None = None
+    """the last one that was started"""
+    restorer: Restorer | None = None
+    """of the last one that was finished"""
+    gone: bool = False
+    """its folder is thrown away"""
+
+    @property
+    def source(self) -> Path:
+        """The file as it came."""
+        return self.folder / f"source{self.suffix}"
+
+    @property
+    def result(self) -> Path:
+        """The restored pixels before rounding, float32 H W C: what every strength is blended from."""
+        return self.folder / "result.npy"
+
+    def view(self, name: str) -> Path:
+        """A picture that browsers show."""
+        return self.folder / f"{name}.jpg"
+
+
+class Desk:
+    """See the module. `folder` is its own; `defaults` are the options of every run that visitors have no say in."""
+
+    def __init__(self, folder: Path, limits: Limits, defaults: Options) -> None:
+        self.folder, self.limits, self.defaults = folder, limits, defaults
+        self.held: dict[str, Held] = {}
+        self.line: list[Run] = []
+        self.lock = Lock()  # of `held` and `line`
+        self.file_lock = Lock()
+        self.network = ThreadPoolExecutor(1, "network")
+        self.files = ThreadPoolExecutor(1, "files")
+
+    # ---- in
+
+    def accept(self, name: str) -> str:
+        """Make room for a picture whose file name ends in a known suffix; returns its token."""
+        suffix = Path(name).suffix.lower()
+        if suffix not in WRITABLE:
+            known = " ".join(sorted(WRITABLE))
+            raise SynergicError(f"picture: expected a name ending in one of {known}, got {suffix or 'none'!r}")
+        self.sweep()
+        with self.lock:
+            if len(self.held) >= self.limits.kept:
+                raise FullError(f"pictures: expected at most {self.limits.kept} in all, got one more; try again later")
+            if shutil.disk_usage(self.folder).free < SPARE_BYTES:
+                raise FullError(f"disk: expected {SPARE_BYTES / 1e9:g} GB of room, got less; try again later")
+            token = secrets.token_urlsafe(24)
+            self.held[token] = Held(self.folder / token, suffix, time.monotonic())
+            self.held[token].folder.mkdir(mode=0o700)
+        return token
+
+    def find(self, token: str) -> Held:
+        """The picture under a token."""
+        held = self.held.get(token)
+        if held is None:
+            raise GoneError("picture: expected one that is still here, got none; hand it in again")
+        held.last_use = time.monotonic()
+        return held
+
+    def look(self, token: str) -> dict[str, Any]:
+        """Read a picture that has arrived, and make it visible; returns its size, and the task that auto chooses."""
+        held = self.find(token)
+        with self._files_of(held):
+            picture = read_picture(held.source, max_pixels=self.limits.pixels)
+            check_writable(held.source, picture)
+            write_picture(held.view("degraded"), visible(picture))
+        height, width = picture.pixels.shape[:2]
+        return {"token": token, "width": width, "height": height, "task": self.options().task_for(picture)}
+
+    @contextmanager
+    def _files_of(self, held: Held) -> Iterator[None]:
+        """Reading and writing one picture's files, of all visitors one at a time: this bounds memory, what is thrown
+        away stays away, and libvips, which keeps one error text for all threads, cannot tell one visitor's error to
+        another. Errors name no path of ours."""
+        with self.file_lock:
+            if held.gone:
+                raise GoneError("picture: expected one that is still here, got none; hand it in again")
+            try:
+                yield
+            except SynergicError as error:
+                ours = re.escape(str(self.folder)) + r"[/\\][^:]*"
+                raise type(error)(re.sub(ours, "picture", str(error))) from error
+
+    # ---- restoring
+
+    def options(
+        self,
+        task: Literal["auto", "denoise", "photo", "jpeg"] = "auto",
+        sigma: float | None = None,
+        quality: int | None = None,
+        strength: float = 1.0,
+    ) -> Options:
+        """What a visitor asks for, checked. Networks are loaded once for all visitors."""
+        options = replace(self.defaults, task=task, sigma=sigma, quality=quality, strength=strength)
+        options.check()
+        return options
+
+    def start(self, token: str, options: Options) -> Run:
+        """Put a picture into the line."""
+        held = self.find(token)
+        with self.lock:
+            if held.run is not None and not held.run.future.done():
+                raise SynergicError("picture: expected one run at a time, got a second; stop the first one or wait")
+            held.run = self._enter(partial(self._restore, held, options))
+        return held.run
+
+    def _enter(self, work: Callable[[Run], None]) -> Run:
+        """To be called with the lock."""
+        self.line = [run for run in self.line if not run.future.done()]
+        if len(self.line) >= self.limits.line:
+            raise FullError(f"line: expected at most {self.limits.line} pictures, got one more; try again later")
+        run = Run(self.limits.seconds)
+        run.future = self.network.submit(self._take, work, run)
+        self.line.append(run)
+        return run
+
+    @staticmethod
+    def _take(work: Callable[[Run], None], run: Run) -> None:
+        run.start()
+        try:
+            work(run)
+        except (SynergicError, StoppedError):
+            raise
+        except Exception:
+            log.exception("a run failed")
+            raise
+
+    def _restore(self, held: Held, options: Options, run: Run) -> None:
+        """As batch.restore_file does, but the result is kept before it is blended and rounded."""
+        with self._files_of(held):
+            picture = read_picture(held.source, max_pixels=self.limits.pixels)
+        restorer = options.restorer(picture)
+        quality = options.quality_for(picture, restorer)
+        restored = restorer(to_float(picture.pixels), sigma=options.sigma, quality=quality, progress=run.tick)
+        with self._files_of(held):
+            np.save(held.folder / "new.npy", restored)
+            write_picture(held.view("restored"), visible(replace(picture, pixels=restored)), overwrite=True)
+            (held.folder / "new.npy").replace(held.result)
+            for name in DRAWINGS:
+                held.view(name).unlink(missing_ok=True)
+        held.restorer, held.last_use = restorer, time.monotonic()
+
+    def state(self, token: str) -> dict[str, Any]:
+        """How far a picture is: Run.state, and how many are `ahead` of a waiting one, which `task` was restored."""
+        held = self.find(token)
+        if held.run is None:
+            return {"state": "new"}
+        state = held.run.state()
+        if state["state"] == "waiting":
+            state["ahead"] = sum(not run.future.done() for run in takewhile(lambda run: run is not held.run, self.line))
+        if state["state"] == "restored" and held.restorer is not None:
+            state["task"] = held.restorer.card.task
+        return state
+
+    # ---- out
+
+    def save(self, token: str, strength: float) -> Path:
+        """The restored picture as a new file of the format that came in, byte for byte what `synergic restore` writes
+        for the same options; the caller deletes it."""
+        held = self.find(token)
+        self.options(strength=strength)
+        with self._files_of(held):
+            if not held.result.exists():
+                raise GoneError("picture: expected a restored one, got one that is not restored yet; wait or start it")
+            picture = read_picture(held.source, max_pixels=self.limits.pixels)
+            restored = np.load(held.result, mmap_mode="r")
+            pixels = in_strips(partial(blend, strength=strength), picture.pixels, restored)
+            target = held.folder / f"{secrets.token_hex(8)}{held.suffix}"
+            write_picture(target, replace(picture, pixels=pixels))
+        return target
+
+    def view(self, token: str, name: str) -> Path:
+        """A picture for the browser: degraded, restored, or one of DRAWINGS that has been drawn."""
+        path = self.find(token).view(name)
+        if name not in ("degraded", "restored", *DRAWINGS) or not path.exists():
+            raise GoneError(f"view: expected one that is there, got {name!r}; restore the picture first")
+        return path
+
+    def draw(self, token: str, name: str) -> Run:
+        """Put one of DRAWINGS into the line, as a view of its name."""
+        held = self.find(token)
+        if name not in DRAWINGS or held.restorer is None:
+            raise GoneError(f"view: expected one that can be drawn, got {name!r}; restore the picture first")
+        with self.lock:
+            return self._enter(partial(self._draw, held, name, held.restorer))
+
+    def _draw(self, held: Held, name: str, restorer: Restorer, run: Run) -> None:
+        with self._files_of(held):
+            picture = read_picture(held.source, max_pixels=self.limits.pixels)
+        drawn = DRAWINGS[name](restorer, picture.pixels)
+        run.tick(1, 1)
+        with self._files_of(held):
+            write_picture(held.view(name), Picture(drawn, None, {}, None), overwrite=True)
+
+    # ---- away
+
+    def forget(self, token: str) -> None:
+        """Throw a picture away with all that came of it."""
+        held = self.held.pop(token, None)
+        if held is None:
+            return
+        if held.run is not None:
+            held.run.stop()
+        self.files.submit(self._remove, held)
+
+    def _remove(self, held: Held) -> None:
+        with self.file_lock:
+            held.gone = True
+            shutil.rmtree(held.folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Throw away what nobody has used for long; a picture in the line is in use."""
+        for token, held in list(self.held.items()):
+            busy = held.run is not None and not held.run.future.done()
+            if not busy and time.monotonic() - held.last_use > self.limits.idle_seconds:
+                self.forget(token)
+
+    def close(self) -> None:
+        """Stop everything and throw everything away."""
+        for token in list(self.held):
+            self.forget(token)
+        for run in self.line:
+            run.stop()
+        self.network.shutdown()
+        self.files.shutdown()
+
+
+def visible(picture: Picture) -> Picture:
+    """What browsers show as JPEG: 8-bit, over white where transparent, colour profile kept, all else left out."""
+    profile = {name: value for name, value in picture.metadata.items() if name == "icc-profile-data"}
+    planes = (picture.pixels,) if picture.alpha is None else (picture.pixels, picture.alpha[:, :, None])
+    return Picture(in_strips(over_white, *planes), None, profile, None)
+
+
+def over_white(pixels: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
+    """H W C of any dtype, alpha H W 1 -> uint8 H W C."""
+    values = to_float(pixels)
+    if alpha is not None:
+        values = values * to_float(alpha) + (1 - to_float(alpha))
+    return from_float(values, np.uint8)
+
+
+def in_strips(function: Callable[..., np.ndarray], *pictures: np.ndarray) -> np.ndarray:
+    """A function of pixels that stand alone, on pictures H W C of one height, without whole pictures in float32."""
+    rows = range(0, len(pictures[0]), STRIP)
+    return np.concatenate([function(*(picture[row : row + STRIP] for picture in pictures)) for row in rows])

@@ -1,0 +1,371 @@
+// The page's behaviour. `element` (page.html) and `props` come from Gradio; its controls call `window.synergic`.
+// A picture of the page: {file, name, state, token, width, height, asked, results, error, ...}. Its state: queued,
+// sending, then what the server says (waiting, running, restored, stopped, failed).
+
+const find = (selector) => element.querySelector(selector);
+const viewer = find(".viewer"), stage = find(".stage"), handle = find(".handle"), list = find(".names");
+const before = find("img.degraded"), after = find("img.restored"), drawing = find("img.drawing");
+const UNDER_WAY = ["sending", "waiting", "running"];
+
+let pictures = [];
+let shown = null; // the picture in the viewer
+let asked = { task: "auto" }; // the options of the next run
+let strength = 1;
+let working = false;
+
+// ---- talking to the server
+
+async function send(method, path, options = {}) {
+  const response = await fetch(path, { method, ...options });
+  if (response.ok) return response;
+  throw Object.assign(new Error((await response.text()).trim()), { status: response.status });
+}
+
+const rest = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+function add(files) {
+  const added = [...files].map((file) => ({ file, name: file.name, state: "queued", results: 0 }));
+  pictures.push(...added);
+  if (added.length) show(added[0]);
+  work();
+}
+
+async function work() {
+  if (working) return;
+  working = true;
+  let next;
+  while ((next = pictures.find((picture) => picture.state === "queued"))) {
+    try {
+      await restore(next);
+    } catch (error) {
+      const lost = error instanceof TypeError ? "no connection to Synergic; is it still running?" : error.message;
+      change(next, error.name === "AbortError" ? { state: "stopped" } : { state: "failed", error: lost });
+    }
+  }
+  working = false;
+}
+
+async function restore(picture) {
+  if (!picture.token) await handIn(picture);
+  picture.asked = asked;
+  const query = new URLSearchParams(asked);
+  try {
+    await send("POST", `pictures/${picture.token}/run?${query}`);
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    await handIn(picture); // the server has thrown it away meanwhile
+    await send("POST", `pictures/${picture.token}/run?${query}`);
+  }
+  do {
+    await rest(250);
+    await follow(picture);
+  } while (UNDER_WAY.includes(picture.state));
+}
+
+async function handIn(picture) {
+  if (picture.file.size > props.file_bytes)
+    throw new Error(`file: expected at most ${props.file_bytes / 1e6} MB, got ${Math.ceil(picture.file.size / 1e6)}`);
+  picture.abort = new AbortController();
+  change(picture, { state: "sending" });
+  const suffix = picture.name.match(/\.\w+$/)?.[0] ?? ""; // of its name the server learns no more
+  const options = { body: picture.file, signal: picture.abort.signal };
+  change(picture, await (await send("PUT", `pictures/picture${suffix}`, options)).json());
+}
+
+async function follow(picture) {
+  try {
+    const state = await (await send("GET", `pictures/${picture.token}`)).json();
+    if (state.state === "restored") picture.results += 1;
+    change(picture, { lost: false, ...state });
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    change(picture, { lost: true }); // a phone that slept; the server goes on meanwhile
+    await rest(1000);
+  }
+}
+
+function cancel() {
+  for (const picture of pictures) {
+    if (picture.state === "queued") picture.state = "stopped";
+    if (picture.state === "sending") picture.abort.abort();
+    if (UNDER_WAY.includes(picture.state) && picture.token) send("DELETE", `pictures/${picture.token}/run`);
+  }
+  draw();
+}
+
+function remove(picture) {
+  if (picture.state === "sending") picture.abort.abort();
+  if (picture.token) send("DELETE", `pictures/${picture.token}`);
+  pictures = pictures.filter((other) => other !== picture);
+  if (picture === shown) show(pictures[0] ?? null);
+  draw();
+}
+
+async function save(chosen) {
+  for (const picture of chosen) {
+    const response = await send("GET", `pictures/${picture.token}/file?strength=${strength}`);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await response.blob());
+    link.download = picture.name.replace(/(\.\w+)$/, "-restored$1");
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  }
+}
+
+window.synergic = {
+  blend(value) {
+    strength = value;
+    after.style.opacity = value;
+  },
+  ask(task, sigma, quality) {
+    asked = { task };
+    const level = { denoise: ["sigma", sigma], jpeg: ["quality", quality] }[task];
+    if (level?.[1].trim()) asked[level[0]] = level[1].trim().replace(",", ".");
+    draw();
+  },
+  again() {
+    if (!shown) return;
+    change(shown, { state: "queued" });
+    work();
+  },
+  async save(all) {
+    const button = document.querySelector(all ? "#save-all" : "#save");
+    const label = button.textContent;
+    button.disabled = true;
+    button.textContent = "Preparing…";
+    try {
+      await save(all ? pictures.filter((picture) => picture.results) : [shown]);
+    } catch (error) {
+      change(shown, { error: error.message });
+    }
+    button.textContent = label;
+    button.disabled = false;
+  },
+};
+
+// ---- what is drawn
+
+function change(picture, changes) {
+  Object.assign(picture, changes.error ? {} : { error: null }, changes);
+  if (picture === shown) show(picture);
+  draw();
+}
+
+function draw() {
+  const panel = document.documentElement.dataset;
+  panel.pictures = pictures.length ? "some" : "none";
+  panel.restored = shown?.results ? "yes" : "no";
+  panel.several = pictures.filter((picture) => picture.results).length > 1 ? "yes" : "no";
+  panel.task = asked.task;
+  panel.again = shown && isOld(shown) ? "yes" : "no";
+  drawNames();
+  drawProgress();
+  find(".trouble").hidden = !shown?.error;
+  find(".trouble").textContent = shown?.error ? `${shown.name}: ${shown.error.replace("picture: ", "")}` : "";
+}
+
+function isOld(picture) {
+  const same = picture.state === "restored" && JSON.stringify(picture.asked) === JSON.stringify(asked);
+  return !same && picture.state !== "queued" && !UNDER_WAY.includes(picture.state);
+}
+
+function drawNames() {
+  list.hidden = pictures.length === 0;
+  list.replaceChildren(
+    ...pictures.map((picture) => {
+      const item = document.createElement("li");
+      const name = item.appendChild(document.createElement("button"));
+      const away = item.appendChild(document.createElement("button"));
+      item.className = picture.state;
+      name.textContent = picture.name;
+      name.title = picture.width ? `${picture.name}, ${picture.width} × ${picture.height}` : picture.name;
+      name.ariaCurrent = picture === shown;
+      name.onclick = () => show(picture);
+      away.textContent = "×";
+      away.ariaLabel = `Remove ${picture.name}`;
+      away.onclick = () => remove(picture);
+      return item;
+    }),
+  );
+}
+
+function drawProgress() {
+  const picture = pictures.find((picture) => UNDER_WAY.includes(picture.state));
+  const bar = find("progress");
+  find(".progress").hidden = !picture;
+  if (!picture) return;
+  if (picture.state === "running" && picture.done) {
+    bar.max = picture.total;
+    bar.value = picture.done;
+  } else bar.removeAttribute("value");
+  const of = pictures.length > 1 ? `${pictures.indexOf(picture) + 1} of ${pictures.length}: ` : "";
+  find(".progress span").textContent = of + words(picture);
+}
+
+function words({ state, lost, ahead, seconds_left: left }) {
+  if (lost) return "Connection lost, trying again…";
+  if (state === "sending") return "Sending…";
+  if (state === "waiting" && ahead) return `Waiting, ${ahead === 1 ? "one picture comes" : `${ahead} pictures come`} first`;
+  if (state !== "running" || left === null) return "Restoring…";
+  return left > 90 ? `About ${Math.round(left / 60)} minutes left` : `About ${Math.max(1, Math.round(left))} seconds left`;
+}
+
+// ---- the viewer: one stage, moved and scaled, with the restored picture over the degraded one to the right of a line
+
+let scale = 1, left = 0, top = 0; // of the stage, in pixels of the page
+let split = 0.5; // where the line is, as a share of the viewer's width
+const pointers = new Map();
+
+function show(picture) {
+  const other = picture !== shown;
+  shown = picture;
+  viewer.hidden = !picture?.width;
+  if (viewer.hidden) return draw();
+  if (other) for (const image of [before, after]) image.removeAttribute("src");
+  source(before, `pictures/${picture.token}/views/degraded`);
+  if (picture.results) source(after, `pictures/${picture.token}/views/restored?${picture.results}`);
+  for (const part of [after, handle, find(".before"), find(".after")]) part.hidden = !picture.results;
+  drawing.hidden = true;
+  find(".drawings").hidden = !picture.results;
+  if (other || viewer.dataset.token !== picture.token) {
+    viewer.dataset.token = picture.token;
+    viewer.style.aspectRatio = `${picture.width} / ${picture.height}`;
+    for (const image of [before, after, drawing])
+      Object.assign(image.style, { width: `${picture.width}px`, height: `${picture.height}px` });
+    split = 0.5;
+    fit();
+  }
+  if (other) draw();
+}
+
+function source(image, url) {
+  if (image.getAttribute("src") !== url) image.src = url;
+}
+
+function smallest() {
+  return Math.min(viewer.clientWidth / shown.width, viewer.clientHeight / shown.height, 8);
+}
+
+function fit() {
+  scale = smallest();
+  place();
+}
+
+function zoom(factor, x = viewer.clientWidth / 2, y = viewer.clientHeight / 2) {
+  const to = Math.min(Math.max(scale * factor, smallest()), Math.max(8, smallest()));
+  left = x - ((x - left) * to) / scale;
+  top = y - ((y - top) * to) / scale;
+  scale = to;
+  place();
+}
+
+function place() {
+  const inside = (position, size, room) =>
+    size <= room ? (room - size) / 2 : Math.min(0, Math.max(room - size, position));
+  left = inside(left, shown.width * scale, viewer.clientWidth);
+  top = inside(top, shown.height * scale, viewer.clientHeight);
+  stage.style.transform = `translate(${left}px, ${top}px) scale(${scale})`;
+  stage.classList.toggle("pixels", scale * devicePixelRatio >= 2);
+  viewer.classList.toggle("zoomed", zoomed());
+  const line = split * viewer.clientWidth;
+  after.style.clipPath = `inset(0 0 0 ${Math.max(0, (line - left) / scale)}px)`;
+  handle.style.left = `${line}px`;
+  handle.ariaValueNow = Math.round(split * 100);
+}
+
+const zoomed = () => scale > smallest() * 1.001;
+
+function slide(x) {
+  split = Math.min(1, Math.max(0, x / viewer.clientWidth));
+  place();
+}
+
+viewer.onpointerdown = (event) => {
+  if (event.target.closest("button")) return;
+  viewer.setPointerCapture(event.pointerId);
+  const slides = !after.hidden && (event.target === handle || !zoomed());
+  pointers.set(event.pointerId, { x: event.offsetX, y: event.offsetY, slides });
+  move(event);
+};
+viewer.onpointermove = (event) => pointers.has(event.pointerId) && move(event);
+viewer.onpointerup = viewer.onpointercancel = (event) => pointers.delete(event.pointerId);
+
+function move(event) {
+  const box = viewer.getBoundingClientRect();
+  const x = event.clientX - box.left, y = event.clientY - box.top;
+  const { x: oldX, y: oldY, slides } = pointers.get(event.pointerId);
+  const fresh = event.type === "pointerdown";
+  pointers.set(event.pointerId, { x, y, slides });
+  if (fresh) return slides && event.target !== handle && event.pointerType === "mouse" ? slide(x) : undefined;
+  const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
+  if (other) {
+    const distance = (x, y) => Math.hypot(x - other.x, y - other.y);
+    zoom(distance(x, y) / distance(oldX, oldY), (x + other.x) / 2, (y + other.y) / 2);
+  } else if (slides) slide(x);
+  else {
+    left += x - oldX;
+    top += y - oldY;
+    place();
+  }
+}
+
+viewer.onwheel = (event) => {
+  event.preventDefault();
+  const box = viewer.getBoundingClientRect();
+  zoom(Math.exp(-event.deltaY / 400), event.clientX - box.left, event.clientY - box.top);
+};
+viewer.ondblclick = (event) => {
+  if (event.target.closest("button") || event.target === handle) return;
+  const box = viewer.getBoundingClientRect();
+  if (zoomed()) fit();
+  else zoom(Math.max(1, scale * 2) / scale, event.clientX - box.left, event.clientY - box.top);
+};
+viewer.onkeydown = (event) => {
+  const keys = {
+    "+": () => zoom(1.5),
+    "-": () => zoom(1 / 1.5),
+    0: fit,
+    ArrowLeft: () => slide((split - 0.02) * viewer.clientWidth),
+    ArrowRight: () => slide((split + 0.02) * viewer.clientWidth),
+  };
+  if (!keys[event.key]) return;
+  event.preventDefault();
+  keys[event.key]();
+};
+find(".in").onclick = () => zoom(1.5);
+find(".out").onclick = () => zoom(1 / 1.5);
+find(".fit").onclick = fit;
+new ResizeObserver(() => shown?.width && (zoomed() ? place() : fit())).observe(viewer);
+
+for (const name of props.drawings) {
+  const button = find(".drawings").appendChild(document.createElement("button"));
+  button.textContent = name;
+  button.onclick = () => {
+    drawing.hidden = !drawing.hidden;
+    source(drawing, `pictures/${shown.token}/views/${encodeURIComponent(name)}?${shown.results}`);
+  };
+}
+
+// ---- in and out
+
+find(".drop input").onchange = (event) => {
+  add(event.target.files);
+  event.target.value = "";
+};
+find(".cancel").onclick = cancel;
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.documentElement.dataset.dragging = "yes";
+});
+for (const end of ["dragleave", "drop"])
+  document.addEventListener(end, () => delete document.documentElement.dataset.dragging);
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  add(event.dataTransfer.files);
+});
+document.addEventListener("paste", (event) => add(event.clipboardData.files));
+window.addEventListener("pagehide", (event) => {
+  if (event.persisted) return; // it may come back
+  for (const { token } of pictures) if (token) fetch(`pictures/${token}`, { method: "DELETE", keepalive: true });
+});
+draw();

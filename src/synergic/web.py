@@ -1,0 +1,305 @@
+"""The page in the browser: `synergic serve`.
+
+Gradio draws it. Pictures do not pass through Gradio, which would make paths of their names and fetch URLs, but through
+the few routes of `build_app`; they end in desk.py, and guard.py stands before them. What the page does with the routes
+is in page/page.js; docs/page.md describes them for other programs.
+"""
+
+import asyncio
+import ipaddress
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from starlette.background import BackgroundTask
+from starlette.requests import ClientDisconnect
+
+from synergic.batch import Options
+from synergic.desk import DRAWINGS, Desk, FullError, GoneError, Limits, Run, StoppedError
+from synergic.errors import SynergicError
+from synergic.guard import Guard
+from synergic.weights import published_weights, read_header
+
+T = TypeVar("T")
+Task = Literal["auto", "denoise", "photo", "jpeg"]
+
+WORDS: dict[Task, str] = {"auto": "Automatic", "photo": "Camera noise", "denoise": "Even grain", "jpeg": "JPEG blocks"}
+"""How the page calls the tasks."""
+SWEEP_SECONDS = 60.0
+
+
+class TooLargeError(SynergicError):
+    """A file over the limit."""
+
+
+STATUS: dict[type[Exception], int] = {FullError: 503, GoneError: 404, TooLargeError: 413}
+"""HTTP status of an error; 400 for every other SynergicError."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that browsers can reach; port 0 takes any that is free."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except (OSError, OverflowError) as error:
+        raise SynergicError(
+            f"{host}:{port}: expected a free port of this computer, got {error}; try --port 0"
+        ) from None
+
+
+def is_private(listening: socket.socket) -> bool:
+    """Can only this computer reach it?"""
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
+
+
+def serve(listening: socket.socket, host: str, limits: Limits, ready: Callable[[], None]) -> None:
+    """Answer until interrupted; then everything that was handed in is deleted. `ready` is called before the start."""
+    with tempfile.TemporaryDirectory(prefix="synergic-", ignore_cleanup_errors=True) as folder:
+        desk = Desk(Path(folder), limits, Options())
+        config = uvicorn.Config(
+            Guard(build_app(desk), host),
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=500,
+            timeout_graceful_shutdown=1,
+        )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, so that all is deleted
+        ready()
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            desk.close()
+
+
+def build_app(desk: Desk) -> Any:
+    """The page and its routes as an ASGI application."""
+    app = FastAPI(title="Synergic", docs_url=None, redoc_url=None, lifespan=partial(sweeping, desk))
+    routes = Routes(desk)
+    body: dict[str, Any] = {"requestBody": {"content": {"application/octet-stream": {}}}}
+    app.add_api_route("/restore/{name}", routes.restore, methods=["PUT"], openapi_extra=body)
+    app.add_api_route("/pictures/{name}", routes.hand_in, methods=["PUT"], openapi_extra=body, status_code=201)
+    app.add_api_route("/pictures/{token}", routes.state, methods=["GET"])
+    app.add_api_route("/pictures/{token}", routes.forget, methods=["DELETE"], status_code=204)
+    app.add_api_route("/pictures/{token}/run", routes.start, methods=["POST"], status_code=202)
+    app.add_api_route("/pictures/{token}/run", routes.stop, methods=["DELETE"], status_code=204)
+    app.add_api_route("/pictures/{token}/file", routes.file, methods=["GET"])
+    app.add_api_route("/pictures/{token}/views/{view}", routes.view, methods=["GET"])
+    app.add_exception_handler(SynergicError, refuse)
+    app.add_exception_handler(RequestValidationError, refuse_parameter)
+    for left in (ClientDisconnect, StoppedError):
+        app.add_exception_handler(left, lambda *_: Response(status_code=499))  # nobody is there to read it
+    os.environ["GRADIO_RUN_HISTORY"] = "False"  # or the browser would record what was done
+    os.environ["GRADIO_TEMP_DIR"] = str(desk.folder / "gradio")  # or it would make one that all users share
+    import gradio as gr  # reads them on import
+
+    # fonts that every computer has: none is fetched; and colours that can be read
+    theme = gr.themes.Base(primary_hue="teal", neutral_hue="stone", font="sans-serif", font_mono="monospace").set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
+        body_text_color_subdued="*neutral_600",
+        block_info_text_color="*neutral_600",
+    )
+    return gr.mount_gradio_app(
+        app,
+        build_page(desk.limits),
+        path="/",
+        footer_links=[],
+        head=f"<style>{page_path('page.css').read_text('utf-8')}</style>",  # as `css` Gradio would rewrite it
+        favicon_path=str(page_path("icon.svg")),
+        theme=theme,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+    )
+
+
+@asynccontextmanager
+async def sweeping(desk: Desk, _: FastAPI) -> AsyncIterator[None]:
+    """Throws away what is no longer used, once a minute, while the server runs."""
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            desk.sweep()
+
+    task = asyncio.create_task(sweep())
+    yield
+    task.cancel()
+
+
+def refuse(_: Request, error: Exception) -> Response:
+    """An error as one line of text."""
+    return PlainTextResponse(f"{error}\n", STATUS.get(type(error), 400))
+
+
+def refuse_parameter(_: Request, error: RequestValidationError) -> Response:
+    """A parameter that cannot be read, as one line of text."""
+    first = error.errors()[0]
+    return PlainTextResponse(f"{first['loc'][-1]}: {first['msg']}, got {first.get('input')!r}\n", 400)
+
+
+class Routes:
+    """What can be asked over HTTP. Errors are one line of text."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    async def restore(
+        self,
+        request: Request,
+        name: str,
+        task: Task = "auto",
+        sigma: float | None = None,
+        quality: int | None = None,
+        strength: float = 1.0,
+    ) -> FileResponse:
+        """A file in, the restored file out: the whole service in one request."""
+        options = await self._in_files(self.desk.options, task, sigma, quality, strength)
+        token = await self._receive(request, name)
+        try:
+            run = self.desk.start(token, options)
+            await finished(run, request)
+            path = await self._in_files(self.desk.save, token, strength)
+        except BaseException:
+            self.desk.forget(token)
+            raise
+        return FileResponse(path, background=BackgroundTask(self.desk.forget, token))
+
+    async def hand_in(self, request: Request, name: str) -> dict[str, Any]:
+        """A file in; its token, size and the task that automatic chooses out."""
+        token = await self._receive(request, name)
+        try:
+            return await self._in_files(self.desk.look, token)
+        except BaseException:
+            self.desk.forget(token)
+            raise
+
+    def state(self, token: str) -> dict[str, Any]:
+        """How far it is, see Desk.state."""
+        return self.desk.state(token)
+
+    def start(
+        self, token: str, task: Task = "auto", sigma: float | None = None, quality: int | None = None
+    ) -> dict[str, Any]:
+        """Restore it, when its turn comes."""
+        self.desk.start(token, self.desk.options(task, sigma, quality))
+        return self.desk.state(token)
+
+    def stop(self, token: str) -> None:
+        """Do not restore it after all."""
+        if run := self.desk.find(token).run:
+            run.stop()
+
+    async def file(self, token: str, strength: float = 1.0) -> FileResponse:
+        """The restored file."""
+        path = await self._in_files(self.desk.save, token, strength)
+        return FileResponse(path, background=BackgroundTask(path.unlink, missing_ok=True))
+
+    async def view(self, request: Request, token: str, view: str) -> FileResponse:
+        """A picture to look at; one of DRAWINGS is drawn when first asked for."""
+        if view in DRAWINGS and not self.desk.find(token).view(view).exists():
+            await finished(self.desk.draw(token, view), request)
+        return FileResponse(self.desk.view(token, view))
+
+    def forget(self, token: str) -> None:
+        """Delete it with all that came of it."""
+        self.desk.forget(token)
+
+    async def _receive(self, request: Request, name: str) -> str:
+        """The body as a new picture of the desk, its size limited while it streams in; returns the token."""
+        limits, size = self.desk.limits, 0
+        too_large = TooLargeError(f"file: expected at most {limits.file_bytes:,} bytes, got more; make it smaller")
+        if int(request.headers.get("content-length", 0)) > limits.file_bytes:
+            raise too_large
+        token = self.desk.accept(name)
+        try:
+            async with asyncio.timeout(limits.seconds):
+                with self.desk.find(token).source.open("wb") as file:
+                    async for chunk in request.stream():
+                        size += len(chunk)
+                        if size > limits.file_bytes:
+                            raise too_large
+                        file.write(chunk)
+        except BaseException as error:
+            self.desk.forget(token)
+            if isinstance(error, TimeoutError):
+                raise SynergicError(f"upload: expected it within {limits.seconds:g} seconds, got more") from None
+            raise
+        return token
+
+    async def _in_files(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run where decoded pictures are bounded in number."""
+        return await asyncio.wrap_future(self.desk.files.submit(function, *arguments))
+
+
+async def finished(run: Run, request: Request) -> None:
+    """Wait for a run; raises its error. A visitor who leaves stops it."""
+    while not run.future.done():
+        if await request.is_disconnected():
+            run.stop()
+        await asyncio.sleep(0.1)
+    if run.stopped:
+        raise StoppedError
+    run.future.result()
+
+
+def build_page(limits: Limits) -> Any:
+    """The page as Gradio's Blocks. Its events stay in the browser: page.js talks to the routes."""
+    import gradio as gr
+
+    with gr.Blocks(title="Synergic", analytics_enabled=False) as page, gr.Row(elem_id="page"):
+        with gr.Column(scale=3, elem_id="pictures"):
+            gr.HTML(
+                html_template=page_path("page.html").read_text("utf-8"),
+                js_on_load=page_path("page.js").read_text("utf-8"),
+                apply_default_css=False,
+                file_bytes=limits.file_bytes,
+                drawings=list(DRAWINGS),
+            )
+        with gr.Column(scale=1, min_width=280, elem_id="panel"):
+            strength = gr.Slider(0, 100, 100, step=1, label="Strength, %", elem_id="strength", buttons=[])
+            save = gr.Button("Download", variant="primary", elem_id="save")
+            save_all = gr.Button("Download all", elem_id="save-all")
+            task = gr.Radio(
+                [(WORDS[task], task) for task in offered_tasks()],
+                value="auto",
+                label="What to remove",
+                info="Automatic suits most pictures.",
+                elem_id="task",
+            )
+            sigma = gr.Textbox(label="How strong, 0 to 255", placeholder="not known", elem_id="sigma")
+            quality = gr.Textbox(label="JPEG quality, 1 to 100", placeholder="as in the file", elem_id="quality")
+            again = gr.Button("Restore again", elem_id="again")
+        strength.change(None, strength, None, js="(percent) => synergic.blend(percent / 100)")
+        save.click(None, None, None, js="() => synergic.save(false)")
+        save_all.click(None, None, None, js="() => synergic.save(true)")
+        asked = [task, sigma, quality]
+        gr.on([part.change for part in asked], None, asked, None, js="(...asked) => synergic.ask(...asked)")
+        again.click(None, None, None, js="() => synergic.again()")
+    return page
+
+
+def offered_tasks() -> list[Task]:
+    """Automatic, and every task that there are weights for."""
+    published = {read_header(path)[1].task for path in published_weights().values()}
+    return [task for task in WORDS if task == "auto" or task in published]
+
+
+def page_path(name: str) -> Path:
+    """A file of the page."""
+    return Path(str(files("synergic"))) / "page" / name

@@ -1,0 +1,231 @@
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+
+from conftest import save
+from synergic import Restorer, SynergicError
+from synergic.ablation import ROWS, Run, ablate, collect, plan, protocols, row_recipe, write_results
+from synergic.evaluate import Protocol, evaluate
+from synergic.images import read_pixels
+from synergic.train import read_recipe, validation_batches
+from synergic.weights import load_weights
+from test_cli import Capture, call
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+ALL = list(ROWS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_validation() -> Iterator[None]:
+    """Two crops in place of 64."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("synergic.train.validation_batches", partial(validation_batches, batch_size=2, batches=1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny recipe on random blocks."""
+    folder, random = tmp_path_factory.mktemp("ablation"), np.random.default_rng(0)
+    for kind in ("train", "val"):
+        for i in range(2):
+            blocks = random.integers(0, 256, (20, 20, 1), np.uint8).repeat(8, 0).repeat(8, 1)
+            save(folder / kind / f"{i}.png", blocks)
+    path = folder / "tiny.toml"
+    path.write_text(
+        f"""
+        name = "tiny"
+        task = "denoise"
+        pictures = "{folder / "train"}"
+        validation = "{folder / "val"}"
+        data = "random blocks"
+        licence = "CC0"
+        steps = 4
+        crop_size = 32
+        batch_size = 2
+        validate_every = 2
+        warmup = 2
+        network = {{conditioned = true, channels = 8, blocks = 1, depth = 1, embedding = 4, window = 8, halo = 4}}
+        degradation = {{sigma_min = 20.0, sigma_max = 30.0}}
+        """
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Run], dict[str, Protocol]]:
+    """All rows from two seeds."""
+    folder = tmp_path_factory.mktemp("finished")
+    runs = plan(recipe, folder, ALL, 2, {})
+    wanted = protocols(runs[0].recipe, [runs[0].recipe.validation])
+    ablate(runs, wanted, "cpu")
+    return folder, runs, wanted
+
+
+def test_rows_are_the_papers(recipe: Path) -> None:
+    networks = {row: row_recipe(recipe, {}, row).network for row in ALL}
+    assert [networks[row].nonlocal_attention for row in ALL] == ["pixel", "patch", None, "patch"]
+    assert [networks[row].local_attention for row in ALL] == [True, False, True, True]
+    whole = networks["satnet"]
+    assert whole == read_recipe(recipe).network
+    assert replace(networks["without-nonlocal"], nonlocal_attention="patch") == whole, "nothing else differs"
+    assert networks["baseline"].similarity_scale == pytest.approx(whole.similarity_scale * 49)
+
+
+def test_other_rows_are_written_as_changes(recipe: Path) -> None:
+    changed = row_recipe(recipe, {"network.embedding": "8"}, "patch_size=3,stride=2,key_stride=2").network
+    assert (changed.patch_size, changed.stride, changed.key_stride, changed.embedding) == (3, 2, 2, 8)
+    assert changed.similarity_scale == pytest.approx(0.02 * 49 / 9)
+    assert row_recipe(recipe, {}, "embedding=8").network.similarity_scale == pytest.approx(0.02 / 2)
+    assert row_recipe(recipe, {}, "similarity_scale=0.1,patch_size=5").network.similarity_scale == 0.1
+    with pytest.raises(SynergicError, match="--row: expected one of baseline, .*got 'basline'"):
+        row_recipe(recipe, {}, "basline")
+    with pytest.raises(SynergicError, match="expected a known key, got 'patchsize'; did you mean 'patch_size'"):
+        row_recipe(recipe, {}, "patchsize=3")
+
+
+def test_runs_go_seed_by_seed(recipe: Path, tmp_path: Path) -> None:
+    runs = plan(recipe, tmp_path, ["satnet", "baseline"], 2, {"seed": "7", "steps": "9"})
+    assert [(run.row, run.recipe.seed) for run in runs] == [
+        ("satnet", 7),
+        ("baseline", 7),
+        ("satnet", 8),
+        ("baseline", 8),
+    ]
+    assert runs[2].folder == tmp_path / "satnet" / "seed-8"
+    assert all(run.recipe.steps == 9 for run in runs)
+    with pytest.raises(SynergicError, match="init: expected none, got 'gray-denoise'"):
+        plan(recipe, tmp_path, ALL, 1, {"init": "gray-denoise"})
+
+
+def test_what_is_evaluated(recipe: Path) -> None:
+    noise, folders = read_recipe(recipe), [Path("a/set12"), Path("b")]
+    assert list(protocols(noise, folders)) == ["set12, sigma 25", "b, sigma 25"]
+    assert list(protocols(noise, folders[:1], sigma=(22.5, 30), quality=())) == ["set12, sigma 22.5", "set12, sigma 30"]
+    with pytest.raises(SynergicError, match="--quality: the recipe's task is denoise; leave it out"):
+        protocols(noise, folders, quality=(10,))
+    fixed = read_recipe(recipe, {"degradation.sigma_min": "40", "degradation.sigma_max": "40"})
+    assert protocols(fixed, folders[1:]) == {"b, sigma 40": Protocol(Path("b"), sigma=40)}
+    alone = read_recipe(recipe, {"network.conditioned": "false"})
+    assert all(protocol.blind for protocol in protocols(alone, folders).values())
+    assert protocols(read_recipe(RECIPES / "photo.toml"), folders) == {}
+    jpeg = read_recipe(recipe, {"task": "jpeg", "degradation": "{quality_max = 20}"})
+    assert list(protocols(jpeg, folders[1:])) == ["b, quality 10", "b, quality 20"]
+
+
+def test_the_scores_are_those_of_evaluate(finished: tuple[Path, list[Run], dict[str, Protocol]]) -> None:
+    folder, runs, wanted = finished
+    found = collect(folder)
+    assert [row["row"] for row in found["rows"]] == ALL
+    assert found["recipe"]["steps"] == 4
+    for row in found["rows"]:
+        assert row["seeds"] == [1, 2]
+        assert all(sorted(curve) == [2, 4] for curve in row["curves"])
+        assert row["scores"]["validation"] == [curve[4] for curve in row["curves"]]
+        assert row["seconds_per_megapixel"] > 0
+        assert row["scores"]["val, sigma 25"][0] != row["scores"]["val, sigma 25"][1], "seeds differ"
+    run = runs[-1]
+    weights = run.folder / "weights.safetensors"
+    report = evaluate(Restorer.from_pretrained(weights, device="cpu"), wanted["val, sigma 25"])
+    assert found["rows"][3]["scores"]["val, sigma 25"][1] == report["psnr"]
+    assert found["rows"][3]["parameters"] == report["parameters"]
+    assert found["rows"][0]["parameters"] == report["parameters"], "patches have no more parameters than pixels"
+    assert found["rows"][1]["parameters"] < found["rows"][2]["parameters"] < report["parameters"]
+
+
+def test_tables_and_figure(finished: tuple[Path, list[Run], dict[str, Protocol]]) -> None:
+    folder, _, _ = finished
+    text = write_results(folder)
+    values = collect(folder)["rows"][0]["scores"]["val, sigma 25"]
+    mean, spread = fmean(values), stdev(values)
+    lines = text.splitlines()
+    assert (folder / "table.md").read_text() == text + "\n"
+    assert [cell.strip() for cell in lines[0].split("|")[-3:-1]] == ["validation", "val, sigma 25"]
+    titles = [line.split(" | ")[0].strip("| ") for line in lines]
+    assert titles[2:6] == ["baseline (pixel-wise)", "w/o LA", "w/o NLA", "SAT-Net"]
+    assert titles[6:] == ["", "SAT-Net above", "-" * 21, *titles[2:5]]
+    above = [b - a for a, b in zip(values, collect(folder)["rows"][3]["scores"]["val, sigma 25"], strict=True)]
+    assert f"{fmean(above):.2f} ± {stdev(above):.2f}" in lines[9]
+    assert f"{mean:.2f} ± {spread:.2f}" in lines[2]
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["row"] for row in rows] == ALL
+    assert float(rows[0]["val, sigma 25, mean"]) == pytest.approx(mean)
+    assert float(rows[0]["val, sigma 25, deviation"]) == pytest.approx(spread)
+    assert json.loads((folder / "results.json").read_text())["rows"][0]["scores"]["val, sigma 25"] == values
+    height, width = read_pixels(folder / "curves.png").shape[:2]
+    assert width > 2 * height
+
+
+def test_nothing_is_done_twice(
+    finished: tuple[Path, list[Run], dict[str, Protocol]], tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, said = tmp_path / "copy", list[str]()
+    shutil.copytree(finished[0], folder)
+    runs = plan(recipe, folder, ALL, 2, {})
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    ablate(runs, finished[2], "cpu", said.append)
+    assert said == []
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    more = finished[2] | protocols(runs[0].recipe, [runs[0].recipe.validation], sigma=(30,))
+    ablate(runs[:1], more, "cpu", said.append)
+    assert len(said) == 1
+    assert said[0].startswith("[1/1] baseline (pixel-wise), seed 1: val, sigma 30: ")
+    assert collect(folder)["rows"][0]["scores"].keys() == {"validation", "val, sigma 25"}, "as far as all seeds have it"
+    with pytest.raises(SynergicError, match="batch_size: expected 2 as it began, got 3; pass another -o"):
+        ablate(plan(recipe, folder, ["satnet"], 1, {"batch_size": "3"}), {}, "cpu")
+
+
+def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import synergic.train as module
+
+    whole, halved = (plan(recipe, tmp_path / name, ["satnet"], 1, {}) for name in ("whole", "halved"))
+    log, said = module.State.log, list[str]()
+    ablate(whole, {}, "cpu")
+
+    def stops(state: module.State, **values: float) -> None:
+        if state.step == 4:
+            raise KeyboardInterrupt
+        log(state, **values)
+
+    monkeypatch.setattr(module.State, "log", stops)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(halved, {}, "cpu", said.append)
+    with pytest.raises(SynergicError, match="expected finished runs, found none"):
+        collect(tmp_path / "halved")
+    monkeypatch.setattr(module.State, "log", log)
+    ablate(halved, {}, "cpu", said.append)
+    assert said == [f"[1/1] SAT-Net, seed 1: training from step {step} to 4" for step in (0, 2)]
+    one, other = (load_weights(runs[0].folder / "weights.safetensors")[0].state_dict() for runs in (whole, halved))
+    assert [key for key in one if not one[key].equal(other[key])] == []
+
+
+def test_runs_of_two_recipes_are_not_put_in_one_table(
+    finished: tuple[Path, list[Run], dict[str, Protocol]], recipe: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0] / "satnet", tmp_path / "satnet")
+    ablate(plan(recipe, tmp_path, ["without-local"], 1, {"steps": "2"}), {}, "cpu")
+    with pytest.raises(SynergicError, match="seed-1: steps: expected the same in every run, got [24]"):
+        collect(tmp_path)
+
+
+def test_the_command(recipe: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("ablate", recipe, "-o", tmp_path / "out", "--seeds", 1, "--accelerator", "cpu", "--set", "steps=2")
+    code, out, err = call(capsys, monkeypatch, *command, "--row", "satnet", "--sigma", 20)
+    assert (code, err) == (0, "")
+    assert "[1/1] SAT-Net, seed 1: training from step 0 to 2" in out
+    assert "| SAT-Net |     1 |" in out
+    code, out, _ = call(capsys, monkeypatch, *command, "--row", "patch_size=5")
+    assert code == 0
+    assert "| patch_size=5 |" in out
+    assert "| SAT-Net      |" in out, "the table holds whatever is finished"
+    code, _, err = call(capsys, monkeypatch, *command, "--quality", 10)
+    assert (code, err) == (2, "synergic: --quality: the recipe's task is denoise; leave it out\n")

@@ -1,0 +1,300 @@
+"""The page's desk, without HTTP: the same bytes as the command, visitors kept apart, limits, nothing left behind."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+from PIL import ImageCms
+
+import synergic.desk as module
+from conftest import save
+from synergic.batch import Job, Options, restore_file
+from synergic.desk import Desk, FullError, GoneError, Limits, Run, StoppedError
+from synergic.errors import SynergicError
+from synergic.images import Picture, read_picture, read_pixels, write_picture
+from synergic.restore import Restorer
+
+MakeWeights = Callable[..., Path]
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+OPTIONS = {"device": "cpu", "precision": "float32", "tile_size": 128}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, make_weights: MakeWeights) -> Iterator[Desk]:
+    """A desk with a tiny network and small tiles."""
+    (tmp_path / "desk").mkdir()
+    made = Desk(tmp_path / "desk", Limits(), Options(weights=str(make_weights()), **OPTIONS))  # type: ignore[arg-type]
+    yield made
+    made.close()
+
+
+def hand_in(desk: Desk, path: Path) -> str:
+    token = desk.accept(path.name)
+    desk.find(token).source.write_bytes(path.read_bytes())
+    desk.look(token)
+    return token
+
+
+def restored(desk: Desk, token: str, **asked: float) -> None:
+    desk.start(token, desk.options(**asked)).future.result()  # type: ignore[arg-type]
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def picture(random: np.random.Generator, dtype: type, channels: int, alpha: bool) -> Picture:
+    """140 x 190: two tiles, with a profile and a resolution."""
+    top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
+    pixels: np.ndarray = (random.random((140, 190, channels)) * top).astype(dtype)
+    profile = {"icc-profile-data": PROFILE} if channels == 3 else {}
+    return Picture(pixels, pixels[:, ::-1, 0] if alpha else None, {"xres": 5.0, "yres": 5.0, **profile}, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "channels", "alpha"),
+    [
+        ("a.jpg", np.uint8, 3, False),
+        ("a.JPEG", np.uint8, 1, False),
+        ("a.png", np.uint16, 3, True),
+        ("a.webp", np.uint8, 3, True),
+        ("a.tif", np.float32, 3, False),
+        ("a.tiff", np.uint16, 1, True),
+    ],
+)
+def test_the_bytes_are_the_commands(
+    desk: Desk, tmp_path: Path, random: np.random.Generator, name: str, dtype: type, channels: int, alpha: bool
+) -> None:
+    source = tmp_path / name
+    write_picture(source, picture(random, dtype, channels, alpha))
+    token = hand_in(desk, source)
+    restored(desk, token, sigma=20.0)
+    for strength in (1.0, 0.37, 0.0):
+        target = tmp_path / "command" / str(strength) / name
+        restore_file(Job(source, target), desk.options(sigma=20.0, strength=strength))
+        assert desk.save(token, strength).read_bytes() == target.read_bytes()
+
+
+def test_orientation_is_applied_once_and_shown(desk: Desk, data: Path) -> None:
+    source = data / "hostile" / "orientation" / "Landscape_6.jpg"
+    token = hand_in(desk, source)
+    restored(desk, token)
+    upright = read_pixels(source)
+    assert read_pixels(desk.save(token, 0.0)).shape == upright.shape
+    assert read_pixels(desk.view(token, "degraded")).shape == upright.shape
+
+
+def test_a_view_is_8_bit_over_white_and_keeps_the_profile(desk: Desk, tmp_path: Path) -> None:
+    pixels = np.full((10, 10, 3), 65535 // 2, np.uint16)
+    alpha = np.full((10, 10), 65535, np.uint16)
+    alpha[:, 5:] = 0
+    source = tmp_path / "a.png"
+    write_picture(source, Picture(pixels, alpha, {"icc-profile-data": PROFILE, "xmp-data": b"<where/>"}, None))
+    view = read_picture(desk.view(hand_in(desk, source), "degraded"))
+    assert view.pixels.dtype == np.uint8
+    assert abs(int(view.pixels[5, 1, 0]) - 127) <= 2
+    assert view.pixels[5, 8].min() >= 253
+    assert view.metadata["icc-profile-data"] == PROFILE
+    assert "xmp-data" not in view.metadata
+
+
+def test_visitors_are_kept_apart(desk: Desk, tmp_path: Path) -> None:
+    """Ten pictures of their own gray, restored in one line: each token gives its own."""
+    tokens = [
+        hand_in(desk, save(tmp_path / f"{gray}.png", np.full((8, 8, 1), gray, np.uint8))) for gray in range(0, 250, 25)
+    ]
+    assert len(set(tokens)) == 10
+    assert min(map(len, tokens)) >= 32  # 24 random bytes
+    runs = [desk.start(token, desk.options()) for token in reversed(tokens)]
+    for run in runs:
+        run.future.result()
+    for token, gray in zip(tokens, range(0, 250, 25), strict=True):
+        assert (read_pixels(desk.save(token, 0.0)) == gray).all()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "picture", ".png", "a.png/../../b", "photo.heic"])
+def test_a_name_gives_its_suffix_and_nothing_else(desk: Desk, name: str) -> None:
+    with pytest.raises(SynergicError, match=r"expected a name ending in one of .jpeg .jpg .png .tif .tiff .webp, got"):
+        desk.accept(name)
+    folder = desk.find(desk.accept("../../../tmp/<evil>.PNG")).folder
+    assert folder.parent == desk.folder
+    assert desk.find(folder.name).source.name == "source.png"
+
+
+def test_errors_name_no_path_of_ours(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    with pytest.raises(SynergicError, match="^picture: cannot be read: .*expected a whole PNG") as error:
+        hand_in(desk, tmp_path / "broken.jpg")
+    assert str(desk.folder) not in str(error.value)
+    write_picture(tmp_path / "deep.png", Picture(np.zeros((4, 4, 1), np.uint16), None, {}, None))
+    (tmp_path / "deep.png").rename(tmp_path / "deep.jpg")
+    with pytest.raises(SynergicError, match="^picture: JPEG cannot hold uint16 pixels; write PNG or TIFF instead"):
+        hand_in(desk, tmp_path / "deep.jpg")
+
+
+def test_pixels_are_counted_before_they_are_decoded(desk: Desk, tmp_path: Path) -> None:
+    desk.limits = Limits(pixels=99)
+    with pytest.raises(SynergicError, match="picture: expected at most 99 pixels, got 10 x 10"):
+        hand_in(desk, save(tmp_path / "a.png", np.zeros((10, 10, 1), np.uint8)))
+
+
+def test_room_is_limited_in_number_and_on_disk(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.limits = Limits(kept=2)
+    token = desk.accept("a.png")
+    desk.accept("a.png")
+    with pytest.raises(FullError, match="pictures: expected at most 2 in all, got one more; try again later"):
+        desk.accept("a.png")
+    desk.forget(token)
+    desk.accept("a.png")
+    desk.limits = Limits()
+    monkeypatch.setattr(module, "SPARE_BYTES", 2**62)
+    with pytest.raises(FullError, match="disk: expected .* GB of room, got less"):
+        desk.accept("a.png")
+
+
+def test_the_line_is_limited_tells_its_length_and_can_be_left(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run stands still, so that those behind it wait."""
+    desk.limits = Limits(line=3)
+    source = save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8))
+    first, second, third, fourth = (hand_in(desk, source) for _ in range(4))
+    begun, go_on = Event(), Event()
+    call = Restorer.__call__
+
+    def waits(*arguments: object, **named: object) -> np.ndarray:
+        begun.set()
+        assert go_on.wait(10)
+        return call(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Restorer, "__call__", waits)
+    runs = [desk.start(token, desk.options()) for token in (first, second, third)]
+    assert begun.wait(10)
+    assert desk.state(first) == {"state": "running", "done": 0, "total": 0, "seconds_left": None}
+    assert desk.state(third) == {"state": "waiting", "ahead": 2}
+    assert desk.state(fourth) == {"state": "new"}
+    with pytest.raises(FullError, match="line: expected at most 3 pictures, got one more; try again later"):
+        desk.start(fourth, desk.options())
+    with pytest.raises(SynergicError, match="picture: expected one run at a time"):
+        desk.start(first, desk.options())
+    runs[1].stop()
+    assert desk.state(second) == {"state": "stopped"}
+    assert desk.state(third) == {"state": "waiting", "ahead": 1}
+    desk.start(fourth, desk.options())
+    go_on.set()
+    runs[2].future.result(10)
+    assert desk.state(third) == {"state": "restored", "task": "denoise"}
+
+
+def test_a_run_stops_after_the_tile_at_hand_and_keeps_an_earlier_result(
+    desk: Desk, tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = hand_in(desk, save(tmp_path / "a.png", random.integers(0, 256, (400, 400, 1), np.uint8)))
+    restored(desk, token)
+    before = desk.save(token, 1.0).read_bytes()
+    tick = Run.tick
+
+    def stop_at_the_third(run: Run, done: int, total: int) -> None:
+        run.stopped = done == 3
+        tick(run, done, total)
+
+    monkeypatch.setattr(Run, "tick", stop_at_the_third)
+    run = desk.start(token, desk.options(sigma=50.0))
+    assert isinstance(run.future.exception(), StoppedError)
+    assert (run.done, run.total) == (3, 25)
+    assert desk.state(token) == {"state": "stopped"}
+    assert desk.save(token, 1.0).read_bytes() == before
+
+
+def test_time_is_limited_and_what_is_left_is_told(desk: Desk, tmp_path: Path) -> None:
+    run = Run(seconds=10, started=time.monotonic() - 6)
+    run.tick(3, 4)
+    assert run.state()["seconds_left"] == pytest.approx(2, abs=0.1)
+    desk.limits = Limits(seconds=0)
+    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8)))
+    with pytest.raises(SynergicError, match="time: expected at most 0 seconds, got more; hand in a smaller picture"):
+        restored(desk, token)
+    assert desk.state(token)["state"] == "failed"
+
+
+def test_an_error_of_ours_is_told_without_its_text(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise RuntimeError("/secret/path")
+
+    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8)))
+    monkeypatch.setattr(Restorer, "__call__", breaks)
+    with pytest.raises(RuntimeError):
+        restored(desk, token)
+    line = "picture: expected to restore it, got RuntimeError; the log of `synergic serve` says more"
+    assert desk.state(token) == {"state": "failed", "error": line}
+    assert "/secret/path" in caplog.text
+
+
+def test_what_is_thrown_away_is_gone(desk: Desk, tmp_path: Path) -> None:
+    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8)))
+    held = desk.find(token)
+    with pytest.raises(GoneError, match="not restored yet"):
+        desk.save(token, 1.0)
+    restored(desk, token)
+    desk.save(token, 0.5)
+    desk.forget(token)
+    wait_until(lambda: not held.folder.exists())
+    with pytest.raises(GoneError, match="picture: expected one that is still here, got none; hand it in again"):
+        desk.save(token, 1.0)
+    with pytest.raises(GoneError), desk._files_of(held):
+        pass  # what was on its way to be written is not written
+    desk.forget(token)
+
+
+def test_idle_pictures_are_swept_and_used_ones_stay(desk: Desk, tmp_path: Path) -> None:
+    source = save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8))
+    idle, used = hand_in(desk, source), hand_in(desk, source)
+    for token in (idle, used):
+        desk.find(token).last_use -= 2 * desk.limits.idle_seconds
+    desk.find(used)
+    desk.sweep()
+    assert list(desk.held) == [used]
+
+
+def test_closing_leaves_nothing(desk: Desk, tmp_path: Path, random: np.random.Generator) -> None:
+    source = save(tmp_path / "a.png", random.integers(0, 256, (400, 400, 1), np.uint8))
+    for token in [hand_in(desk, source) for _ in range(3)]:
+        desk.start(token, desk.options())
+    desk.close()
+    assert list(desk.folder.iterdir()) == []
+
+
+def test_a_view_can_be_drawn_on_demand(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def negative(restorer: Restorer, pixels: np.ndarray) -> np.ndarray:
+        assert restorer.card.task == "denoise"
+        return np.broadcast_to(255 - pixels, (*pixels.shape[:2], 3))
+
+    monkeypatch.setitem(module.DRAWINGS, "Negative", negative)
+    token = hand_in(desk, save(tmp_path / "a.png", np.full((8, 8, 1), 55, np.uint8)))
+    with pytest.raises(GoneError, match="restore the picture first"):
+        desk.draw(token, "Negative")
+    restored(desk, token)
+    with pytest.raises(GoneError):
+        desk.view(token, "Negative")
+    desk.draw(token, "Negative").future.result()
+    assert abs(int(read_pixels(desk.view(token, "Negative"))[4, 4, 0]) - 200) <= 1
+    restored(desk, token)
+    with pytest.raises(GoneError):  # it showed the run before
+        desk.view(token, "Negative")
+    with pytest.raises(GoneError):
+        desk.view(token, "../source")
+
+
+def test_what_cannot_be_asked_is_refused_before_a_run(desk: Desk) -> None:
+    with pytest.raises(SynergicError, match="strength: expected 0 to 1, got 1.5"):
+        desk.options(strength=1.5)
+    with pytest.raises(SynergicError, match="sigma: expected 0 to 255, got 300"):
+        desk.options(sigma=300)

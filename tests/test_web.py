@@ -1,0 +1,492 @@
+"""The page as its visitors meet it: a server of its own process, asked over HTTP and through Chromium."""
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from skimage.data import chelsea
+
+from conftest import save
+from synergic import cli, desk
+from synergic.batch import Options
+from synergic.desk import Limits
+from synergic.errors import SynergicError
+from synergic.images import Picture, read_pixels, write_picture
+from synergic.restore import Restorer
+
+pytest.importorskip("gradio", reason="the page's extra is not installed: pip install 'synergic[serve]'")
+from synergic import web
+
+CHROMIUM = shutil.which("chromium")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+LIMITS = ("--max-bytes", "2000000", "--max-pixels", "3000000", "--max-line", "6")
+
+WATCHED = """
+import sys
+
+def watch(event, arguments):
+    asked = {"socket.connect": 1, "socket.getaddrinfo": 0}.get(event)
+    if asked is not None and "127.0.0.1" not in str(arguments[asked]):
+        print("outside:", event, arguments, file=sys.stderr, flush=True)
+
+sys.addaudithook(watch)
+from synergic.cli import main
+main()
+"""
+"""The command, telling every connection and name look-up that is not to this machine."""
+
+
+class Server:
+    """A running `synergic serve`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.temporary, self.errors = folder / "tmp", folder / "errors"
+        self.temporary.mkdir()
+        command = [sys.executable, "-c", WATCHED, "serve", "--port", "0", *LIMITS]
+        with self.errors.open("w") as errors:
+            environment = ENVIRONMENT | {"TMPDIR": str(self.temporary)}
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found = re.fullmatch(r"(http://127.0.0.1:(\d+)) is ready; Ctrl-C ends it\n", line)
+        assert found is not None, self.errors.read_text()
+        self.url, self.port = found[1], int(found[2])
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
+        """Status and body of one request, made as soon as the server listens."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        try:
+            connection.request(method, path, body, headers, encode_chunked=not isinstance(body, (bytes, type(None))))
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def tell(self, method: str, path: str, body: Any = None) -> Any:
+        """The JSON of a request that must succeed."""
+        status, answer = self.ask(method, path, body)
+        assert status in (200, 201, 202), answer
+        return json.loads(answer)
+
+    def hand_in(self, path: Path) -> str:
+        """The token of a new picture."""
+        return str(self.tell("PUT", f"/pictures/{path.name}", path.read_bytes())["token"])
+
+    def files(self) -> list[Path]:
+        """Everything that it keeps at the moment."""
+        return [path for path in self.temporary.rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests. At the end: it left by Ctrl-C, asked nobody outside, logged nothing, left nothing."""
+    running = Server(tmp_path_factory.mktemp("server"))
+    yield running
+    running.process.send_signal(signal.SIGINT)
+    rest, _ = running.process.communicate(timeout=30)
+    assert (running.process.returncode, rest) == (0, "")
+    assert running.errors.read_text().strip() == ""
+    assert list(running.temporary.iterdir()) == []
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A noisy photograph as JPEG, 451 x 300."""
+    noise = np.random.default_rng(0).normal(0, 12, (300, 451, 3))
+    noisy = np.clip(np.ascontiguousarray(chelsea()) + noise, 0, 255).astype(np.uint8)
+    return save(tmp_path / "photo.jpg", noisy)
+
+
+def by_command(source: Path, *options: object) -> bytes:
+    """What `synergic restore` writes."""
+    target = source.parent / "command" / source.name
+    command = [sys.executable, "-m", "synergic", "restore", source, "-o", target, "--overwrite", *options]
+    subprocess.run([str(part) for part in command], check=True, env=ENVIRONMENT)
+    return target.read_bytes()
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# ---- the command
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[int, list[Limits]]:
+    """The command in this process, up to where it would serve: its exit code, and the limits it would serve with."""
+    given: list[Limits] = []
+
+    def ready_at_once(_listening: object, _host: str, limits: Limits, ready: Callable[[], None]) -> None:
+        given.append(limits)
+        ready()
+
+    monkeypatch.setattr(web, "serve", ready_at_once)
+    monkeypatch.setattr(sys, "argv", ["synergic", "serve", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0), given
+
+
+def test_only_other_addresses_than_this_computers_are_warned_of(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for host, warned in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)):
+        assert serve(monkeypatch, "--host", host, "--port", 0) == (0, [Limits()])
+        captured = capsys.readouterr()
+        assert captured.out.startswith(f"http://{host}:")
+        line = f"synergic: warning: everyone who reaches {host} can use it; see SECURITY.md\n"
+        assert captured.err == (line if warned else "")
+
+
+def test_a_taken_port_and_an_unknown_host_are_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with web.listen("127.0.0.1", 0) as taken:
+        assert serve(monkeypatch, "--port", taken.getsockname()[1]) == (2, [])
+    assert serve(monkeypatch, "--host", "256.256.256.256") == (2, [])
+    first, second = capsys.readouterr().err.splitlines()
+    assert re.match(r"synergic: 127.0.0.1:\d+: expected a free port of this computer, got .*; try --port 0", first)
+    assert second.startswith("synergic: 256.256.256.256:7860: expected a free port of this computer, got")
+
+
+def test_limits_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Limits(file_bytes=2_000_000, pixels=3_000_000, seconds=5.0, line=6)
+    assert serve(monkeypatch, "--port", 0, "--max-seconds", 5, *LIMITS) == (0, [expected])
+
+
+def test_termination_deletes_everything_too(tmp_path: Path) -> None:
+    code = "import synergic.web as web\nfrom synergic.cli import main\n"
+    code += "web.build_app = lambda desk: desk.accept('a.png') and print(len(desk.held), flush=True)\nmain()"
+    command = [sys.executable, "-c", code, "serve", "--port", "0"]
+    environment = ENVIRONMENT | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        assert "is ready" in process.stdout.readline()
+        assert len(list(tmp_path.iterdir())) == 1
+        process.terminate()
+        assert process.wait(60) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_offers_the_tasks_that_there_are_weights_for(
+    make_weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "published_weights", lambda: {"photo": make_weights("photo"), "x": make_weights("jpeg")})
+    assert web.offered_tasks() == ["auto", "photo", "jpeg"]
+
+
+def test_an_upload_that_takes_too_long_ends(tmp_path: Path) -> None:
+    class Slow:
+        headers: ClassVar[dict[str, str]] = {}
+
+        async def stream(self) -> AsyncIterator[bytes]:
+            yield b"x"
+            await asyncio.sleep(60)
+
+    held = desk.Desk(tmp_path, Limits(seconds=0.05), Options())
+    with pytest.raises(SynergicError, match="upload: expected it within 0.05 seconds, got more"):
+        asyncio.run(web.Routes(held)._receive(Slow(), "a.png"))
+    assert held.held == {}
+    held.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- over HTTP
+
+
+def test_the_documented_curl_lines_give_the_commands_bytes(server: Server, photo: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    document = (Path(__file__).parents[1] / "docs" / "page.md").read_text()
+    lines = re.findall(r"^curl .+$", document, re.MULTILINE)
+    assert len(lines) == 2
+    for line, options in zip(lines, [(), ("--task", "denoise", "--sigma", "20", "--strength", "0.8")], strict=True):
+        (photo.parent / "clean.jpg").unlink(missing_ok=True)
+        here = line.replace("http://127.0.0.1:7860", server.url)
+        subprocess.run([*shlex.split(here), "--silent", "--show-error"], check=True, cwd=photo.parent)
+        assert (photo.parent / "clean.jpg").read_bytes() == by_command(photo, *options)
+    wait_until(lambda: server.files() == [])
+
+
+def test_a_picture_from_hand_in_to_forgetting(server: Server, photo: Path) -> None:
+    handed = server.tell("PUT", "/pictures/x.jpg", photo.read_bytes())
+    assert {key: handed[key] for key in ("width", "height", "task")} == {"width": 451, "height": 300, "task": "photo"}
+    picture = f"/pictures/{handed['token']}"
+    assert server.tell("GET", picture) == {"state": "new"}
+    assert server.ask("GET", f"{picture}/file")[0] == 404
+    assert server.tell("POST", f"{picture}/run?task=photo")["state"] in ("waiting", "running")
+    wait_until(lambda: server.tell("GET", picture)["state"] == "restored")
+    status, half = server.ask("GET", f"{picture}/file?strength=0.5")
+    assert status == 200
+    assert half == by_command(photo, "--strength", "0.5")
+    assert server.ask("GET", f"{picture}/views/restored")[1][:2] == b"\xff\xd8"
+    assert server.ask("GET", f"{picture}/views/source")[0] == 404
+    assert server.ask("DELETE", picture)[0] == 204
+    assert server.ask("GET", picture)[0] == 404
+    wait_until(lambda: server.files() == [])
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "line"),
+    [
+        (
+            "/restore/a.txt",
+            400,
+            "picture: expected a name ending in one of .jpeg .jpg .png .tif .tiff .webp, got '.txt'",
+        ),
+        ("/restore/a.png", 400, "picture: cannot be read: "),
+        ("/restore/a.png?task=cook", 400, "task: Input should be 'auto', 'denoise', 'photo' or 'jpeg', got 'cook'"),
+        ("/restore/a.png?sigma=much", 400, "sigma: Input should be a valid number"),
+        ("/restore/a.png?sigma=300", 400, "sigma: expected 0 to 255, got 300.0"),
+        ("/restore/a.png?sigma=nan", 400, "sigma: expected 0 to 255, got nan"),
+        ("/restore/a.png?strength=2", 400, "strength: expected 0 to 1, got 2.0"),
+        ("/pictures/..%2F..%2Fa.png", 404, ""),
+    ],
+)
+def test_bad_requests_are_one_line(server: Server, path: str, status: int, line: str) -> None:
+    got, body = server.ask("PUT", path, b"not a picture")
+    assert got == status
+    assert body.decode().startswith(line)
+    assert body.count(b"\n") <= 1
+    assert str(server.temporary).encode() not in body
+    wait_until(lambda: server.files() == [])
+
+
+def test_size_is_limited_while_it_streams_in(server: Server, tmp_path: Path) -> None:
+    line = b"file: expected at most 2,000,000 bytes, got more; make it smaller\n"
+    assert server.ask("PUT", "/restore/a.png", b"x" * 2_000_001) == (413, line)
+    chunks = (b"x" * 100_000 for _ in range(21))  # 2.1 MB, the length not told
+    assert server.ask("PUT", "/restore/a.png", chunks, **{"transfer-encoding": "chunked"}) == (413, line)
+    large = save(tmp_path / "a.png", np.zeros((2000, 1501, 1), np.uint8))
+    status, body = server.ask("PUT", "/restore/a.png", large.read_bytes())
+    assert (status, b"expected at most 3,000,000 pixels, got 1501 x 2000" in body) == (400, True)
+    wait_until(lambda: server.files() == [])
+
+
+def test_a_full_line_says_so(server: Server, tmp_path: Path) -> None:
+    large = save(tmp_path / "a.png", np.zeros((1500, 1500, 3), np.uint8))
+    tokens = [server.hand_in(large) for _ in range(7)]
+    answers = [server.ask("POST", f"/pictures/{token}/run") for token in tokens]
+    assert [status for status, _ in answers] == [202] * 6 + [503]
+    assert answers[6][1] == b"line: expected at most 6 pictures, got one more; try again later\n"
+    assert server.ask("DELETE", f"/pictures/{tokens[5]}/run")[0] == 204
+    assert server.tell("GET", f"/pictures/{tokens[5]}") == {"state": "stopped"}
+    for token in tokens:
+        server.ask("DELETE", f"/pictures/{token}")
+    wait_until(lambda: server.files() == [])
+
+
+def test_answers_are_never_mixed_up(server: Server, tmp_path: Path) -> None:
+    """48 requests of four visitors at once, every fourth one bad: everyone gets his own picture or a line."""
+
+    def visit(number: int) -> bool:
+        if number % 4 == 3:
+            return server.ask("PUT", "/restore/same.png", b"bad" * number)[0] == 400
+        picture = save(tmp_path / f"{number}.png", np.full((8, 8 + number, 1), 5 * number, np.uint8))
+        status, body = server.ask("PUT", "/restore/same.png?strength=0", picture.read_bytes())
+        (tmp_path / f"answer-{number}.png").write_bytes(body)
+        answered = read_pixels(tmp_path / f"answer-{number}.png")
+        return status == 200 and answered.shape == (8, 8 + number, 1) and bool((answered == 5 * number).all())
+
+    with ThreadPoolExecutor(4) as visitors:
+        assert list(visitors.map(visit, range(48))) == [True] * 48
+    wait_until(lambda: server.files() == [])
+
+
+def test_other_sites_and_the_rest_of_gradio_are_shut_out(server: Server) -> None:
+    assert server.ask("GET", "/")[0] == 200
+    assert server.ask("GET", "/", host="evil.example")[0] == 421
+    assert server.ask("PUT", "/restore/a.png", b"", origin="https://evil.example")[0] == 403
+    for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/0", "/gradio_api/cancel"):
+        assert server.ask("POST", path, b"{}")[0] == 404
+    for path in ("file=/etc/hostname", "proxy=http://127.0.0.1/", "info", "openapi.json", "runs"):
+        assert server.ask("GET", f"/gradio_api/{path}")[0] == 404
+
+
+def test_the_description_names_every_route(server: Server) -> None:
+    described = server.tell("GET", "/openapi.json")["paths"]
+    document = (Path(__file__).parents[1] / "docs" / "page.md").read_text()
+    routes = {f"{method.upper()} {path}" for path, methods in described.items() for method in methods}
+    assert len(routes) == 8
+    assert routes == set(re.findall(r"^\| `([A-Z]+ /[^`?]+)", document, re.MULTILINE))
+
+
+def test_a_view_is_drawn_when_first_asked_for(
+    tmp_path: Path, make_weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Present:
+        async def is_disconnected(self) -> bool:
+            return False
+
+    def white(_: Restorer, pixels: np.ndarray) -> np.ndarray:
+        calls.append(pixels.shape)
+        return np.full((*pixels.shape[:2], 3), 255, np.uint8)
+
+    calls: list[tuple[int, ...]] = []
+    monkeypatch.setitem(desk.DRAWINGS, "White", white)
+    held = desk.Desk(tmp_path, Limits(), Options(weights=str(make_weights()), device="cpu"))
+    token = held.accept("a.png")
+    save(held.find(token).source, np.zeros((8, 9, 1), np.uint8))
+    held.start(token, held.options()).future.result()
+    for _ in range(2):
+        response = asyncio.run(web.Routes(held).view(Present(), token, "White"))
+        assert read_pixels(Path(response.path)).min() == 255
+    assert calls == [(8, 9, 1)]
+    held.close()
+
+
+# ---- through Chromium
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: Server) -> Iterator[Callable[..., tuple[Page, list[str]]]]:
+    """Opens the page; returns it with the list of requests, which grows. At the end: none left this machine, nothing
+    was blocked, no script failed."""
+    opened, requests, troubles = [], list[str](), list[str]()
+
+    def open_it(width: int = 1280, height: int = 860, touch: bool = False) -> tuple[Page, list[str]]:
+        context = browser.new_context(viewport={"width": width, "height": height}, has_touch=touch)
+        opened.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: requests.append(f"{request.method} {request.url}"))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+        page.goto(server.url)
+        page.wait_for_selector(".drop")
+        return page, requests
+
+    yield open_it
+    for context in opened:
+        context.close()
+    local = re.compile(rf"\w+ (blob:)?{re.escape(server.url)}/|\w+ data:")
+    assert [request for request in requests if not local.match(request)] == []
+    expected = "the server responded with a status of 400"  # what a bad upload is answered
+    assert [trouble for trouble in troubles if expected not in trouble] == []
+
+
+def states(page: Page) -> list[str]:
+    return [str(name.get_attribute("class")) for name in page.locator(".names li").all()]
+
+
+def test_drop_restore_slide_download(
+    open_page: Callable[..., tuple[Page, list[str]]], server: Server, photo: Path, tmp_path: Path
+) -> None:
+    page, requests = open_page()
+    assert page.locator("#panel").is_hidden()
+    page.set_input_files(".drop input", photo)
+    wait_until(lambda: states(page) == ["restored"])
+    after, viewer = page.locator("img.restored"), page.locator(".viewer")
+    wait_until(lambda: after.evaluate("image => image.naturalWidth") == 451)
+    assert page.locator("img.degraded").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [451, 300]
+
+    box = viewer.bounding_box()
+    assert box is not None
+    assert page.locator(".handle").get_attribute("aria-valuenow") == "50"
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    page.mouse.up()
+    assert page.locator(".handle").get_attribute("aria-valuenow") == "25"
+    cut = float(re.findall(r"[\d.]+(?=px)", after.evaluate("image => image.style.clipPath"))[-1])
+    assert cut == pytest.approx(451 / 4, abs=1)  # in pixels of the picture
+
+    page.locator(".in").click()
+    page.mouse.wheel(0, -300)
+    assert "zoomed" in str(viewer.get_attribute("class"))
+    page.locator(".fit").click()
+    assert "zoomed" not in str(viewer.get_attribute("class"))
+
+    before = len([request for request in requests if request.startswith("POST")])
+    page.locator("#strength input[type=number]").fill("40")
+    wait_until(lambda: after.evaluate("image => image.style.opacity") == "0.4", 5)
+    assert len([request for request in requests if request.startswith("POST")]) == before == 1
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    assert download.value.suggested_filename == "photo-restored.jpg"
+    download.value.save_as(tmp_path / "downloaded.jpg")
+    assert (tmp_path / "downloaded.jpg").read_bytes() == by_command(photo, "--strength", "0.4")
+
+    assert server.files() != []
+    page.goto("about:blank")
+    wait_until(lambda: server.files() == [], 10)
+
+
+def test_several_on_a_phone_with_a_broken_one_and_another_task(
+    open_page: Callable[..., tuple[Page, list[str]]], photo: Path, tmp_path: Path
+) -> None:
+    page, requests = open_page(390, 844, touch=True)
+    (tmp_path / "<b>broken.png").write_bytes(b"not a picture")
+    deep = np.random.default_rng(1).integers(0, 65536, (40, 30, 3), np.uint16)
+    write_picture(tmp_path / "deep.tif", Picture(deep, None, {}, None))
+    page.set_input_files(".drop input", [photo, tmp_path / "<b>broken.png", tmp_path / "deep.tif"])
+    wait_until(lambda: states(page) == ["restored", "failed", "restored"])
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    names = page.locator(".names li button:first-child")
+    assert names.all_inner_texts() == ["photo.jpg", "<b>broken.png", "deep.tif"]
+    names.nth(1).click()
+    assert page.locator(".trouble").inner_text().startswith("<b>broken.png: cannot be read: ")
+    names.nth(2).click()
+    assert page.locator(".trouble").is_hidden()
+    wait_until(lambda: page.locator("img.restored").evaluate("image => image.naturalWidth") == 30)
+
+    offered = [web.WORDS[task] for task in web.offered_tasks()]
+    assert page.locator("#task label").all_inner_texts() == offered
+    assert page.locator("#sigma").is_hidden()
+    assert page.locator("#again").is_hidden()
+    page.locator("#task label", has_text="Even grain").click()
+    page.locator("#sigma input, #sigma textarea").fill("25")
+    page.locator("#again").click()
+    wait_until(lambda: any("run?task=denoise&sigma=25" in request for request in requests), 5)
+    wait_until(lambda: states(page)[2] == "restored")
+    assert page.locator("#again").is_hidden()
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    download.value.save_as(tmp_path / "downloaded.tif")
+    asked = ("--task", "denoise", "--sigma", "25")
+    assert (tmp_path / "downloaded.tif").read_bytes() == by_command(tmp_path / "deep.tif", *asked)
+    page.get_by_role("button", name="Remove photo.jpg").click()
+    assert states(page) == ["failed", "restored"]
+
+
+def test_progress_and_cancel(open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path) -> None:
+    page, _ = open_page()
+    flat = save(tmp_path / "large.png", np.zeros((1500, 1900, 3), np.uint8))
+    page.set_input_files(".drop input", flat)
+    status = page.locator(".progress span")
+    wait_until(lambda: re.fullmatch(r"About \d+ (seconds|minutes) left", status.inner_text()) is not None)
+    bar = page.locator("progress")
+    assert 1 <= bar.evaluate("bar => bar.value") < bar.evaluate("bar => bar.max") == 9
+    page.locator(".cancel").click()
+    wait_until(lambda: states(page) == ["stopped"])
+    assert page.locator(".progress").is_hidden()
+    assert page.locator("#again").is_visible()

@@ -1,0 +1,68 @@
+"""Write docs/results.md from training/results (what publish.py measured) and training/literature.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from synergic.network import SATNet, count_parameters
+from synergic.weights import published_weights, read_header
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "results.md"
+
+INTRODUCTION = """# Results
+
+Written by `python training/results.py` from what `training/publish.py` measured; every picture's own figures are in
+`training/results`. Each of our rows is one file of weights for all its levels.
+
+Our protocol: {protocol}.
+SSIM: {ssim}.
+The columns of the literature are as their authors printed them, mostly one network per level; {literature}
+
+| weights | parameters | seconds per megapixel | training |
+|---|---|---|---|
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page())
+
+
+def page() -> str:
+    """The page as Markdown."""
+    literature = json.loads((HERE / "literature.json").read_text())
+    results = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))}
+    words = next(iter(results["gray-denoise"]["reports"].values()))["protocol"]
+    card = read_header(published_weights()["gray-denoise"])[1]
+    parts = [INTRODUCTION.format(protocol=card.protocol, ssim=words["ssim"], literature=literature["note"])]
+    parts += [machine_row(name, results[name]) for name in results]
+    for table in literature["tables"]:
+        if table["weights"] in results:
+            parts.append(f"\n## {table['title']}\n\n{table['note']}\n\n")
+            parts.append(comparison(table, results[table["weights"]]["reports"]))
+    return "".join(parts)
+
+
+def machine_row(name: str, result: dict[str, Any]) -> str:
+    """One row of the first table."""
+    config, card = read_header(published_weights()[name])
+    training = f"{card.steps:,} steps, {card.seconds / 3600:.1f} h on {card.hardware}"
+    speed = f"{result['seconds_per_megapixel']:.1f} ({result['hardware']})"
+    return f"| `{name}` | {count_parameters(SATNet(config)):,} | {speed} | {training} |\n"
+
+
+def comparison(table: dict[str, Any], reports: dict[str, Any]) -> str:
+    """A benchmark per row; the degraded picture, our weights and the literature side by side, PSNR/SSIM."""
+    methods = list(table["methods"])
+    header = ["", "degraded", f"**`{table['weights']}`**", *methods]
+    rows = ["| " + " | ".join(header) + " |\n", "|---" * len(header) + "|\n"]
+    for name, report in reports.items():
+        ours = f"**{report['psnr']:.2f}**/{report['ssim']:.4f}"
+        theirs = [table["methods"][method].get(name, "") for method in methods]
+        rows.append("| " + " | ".join([name, f"{report['degraded_psnr']:.2f}", ours, *theirs]) + " |\n")
+    return "".join(rows)
+
+
+if __name__ == "__main__":
+    main()
