@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,18 @@ def bombs() -> dict[str, bytes]:
         + b"\x3b",
         "profile.png": png(samples("RGB", 1, 1), chunk(b"iCCP", b"icc\0\0" + black)),
         "texts.png": png(samples("RGB", 1, 1), texts),
+        "interlaced.png": png_header(25_000, 20_000, interlaced=True) + chunk(b"IDAT", dark) + END,
+        "progressive.jpg": jpeg_that_says(25_000, 20_000),
+        "strip.tif": tiff_pages(25_000, 20_000, pages=1),
         "chunks.png": png(samples("RGB", 1, 1), chunk(b"teSt", b"") * 300_000),
     }
+
+
+def jpeg_that_says(width: int, height: int) -> bytes:
+    """A progressive JPEG of 8 x 8 pixels that claims to be larger."""
+    file = BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG", progressive=True)
+    return file.getvalue().replace(b"\0\x11\x08\0\x08\0\x08", b"\0\x11\x08" + struct.pack(">HH", height, width))
 
 
 def tiff_pages(width: int, height: int, pages: int) -> bytes:
@@ -131,7 +142,26 @@ def test_bombs_cost_under_a_second_and_200_mb(tmp_path: Path) -> None:
     assert "expected at most 500,000,000 pixels, got 40000 x 25000" in told["declared.tif"]
     assert "got 60000 pages" in told["pages.tif"]
     assert "expected a whole PNG, JPEG, TIFF or WebP file" in told["frames.gif"]
+    for name in ("interlaced.png", "progressive.jpg", "strip.tif"):  # libvips alone would take 1.5 GB for each
+        assert "expected the contents of 25000 x 20000 pixels, got" in told[name]
     assert told["profile.png"] == told["texts.png"] == told["chunks.png"] == "(1, 1, 3)", "without what does not fit"
+
+
+def test_the_densest_pictures_are_no_bombs(tmp_path: Path) -> None:
+    flat = Image.new("P", (4000, 4000))
+    flat.putpalette([9, 9, 9, 200, 0, 0])
+    flat.save(tmp_path / "a.png", bits=1, transparency=1, compress_level=9)
+    flat.convert("1").save(tmp_path / "a.tif", compression="group4")
+    flat.convert("L").save(tmp_path / "b.tif", compression="tiff_adobe_deflate")
+    flat.convert("RGB").save(tmp_path / "a.webp", lossless=True)
+    flat.convert("RGB").save(tmp_path / "a.jpg", progressive=True, quality=1)
+    densities = {}
+    for path in tmp_path.iterdir():
+        picture = read_picture(path)
+        assert picture.pixels.min() == picture.pixels.max()
+        decoded = picture.pixels.nbytes + (0 if picture.alpha is None else picture.alpha.nbytes)
+        densities[path.name] = decoded // path.stat().st_size
+    assert 16_000 < densities["a.tif"] < densities["a.png"] < 32 * 1032
 
 
 # ---- what is opened

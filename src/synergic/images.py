@@ -4,7 +4,6 @@ The only file that imports the image library (libvips). Its threads do not survi
 picture starts its workers with "spawn" or "forkserver" (in a DataLoader, `multiprocessing_context`).
 """
 
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,8 +25,12 @@ __all__ += ["find_pictures", "from_float", "read_picture", "read_pixels", "to_fl
 pyvips.operation_block_set("VipsForeignLoad", True)  # no loader but these four, whatever a file says it is
 for _loader in ("VipsForeignLoadJpeg", "VipsForeignLoadPng", "VipsForeignLoadTiff", "VipsForeignLoadWebp"):
     pyvips.operation_block_set(_loader, False)
-logging.getLogger("pyvips").addHandler(logging.NullHandler())  # or Python would print libvips' warnings
 pyvips.cache_set_max(0)  # libvips would answer a second read of a path from memory, though the file has changed
+
+
+@pyvips.ffi.def_extern(name="_log_handler_callback")  # type: ignore[untyped-decorator]
+def _unheard(*_: Any) -> None:
+    """In place of pyvips' own handler of libvips' warnings, which itself complains of those that are not UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ _COMMENT = "png-comment-"
 _PNG_COLOUR = (b"cHRM", b"cICP", b"cLLI", b"gAMA", b"mDCV", b"sRGB")  # libvips carries none of them
 _XMP_TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 _HARMLESS = re.compile(r"extraneous bytes|JFIF revision|Adobe color transform|Invalid SOS parameters|^\s*$")
+_DENSEST = 32 * 1032  # decoded bytes in a byte of file: deflate's most, from a palette's 1 bit to RGBA; zstd's is less
 _UNKNOWN_RESOLUTION = 1.0  # pixels per mm: what libvips says of a file that has none
 _GREATEST_RESOLUTION = 1e6  # pixels per mm: what libvips can hold
 
@@ -192,6 +196,20 @@ def _refuse_unsupported(path: Path, image: pyvips.Image, png_chunks: Mapping[byt
     if image.format not in _DTYPES:
         got = f"{image.format} samples"
         raise SynergicError(f"{path}: expected 8-bit, 16-bit or 32-bit float samples, got {got}; convert it first")
+    contents = path.stat().st_size
+    if not _can_hold(contents, image):
+        size = f"{image.width} x {image.height} pixels"
+        raise SynergicError(f"{path}: expected the contents of {size}, got {contents:,} bytes; the file is truncated")
+
+
+def _can_hold(contents: int, image: pyvips.Image) -> bool:
+    """Can so many bytes of file decode to such an image? libvips may take memory for all of it before it finds their
+    end. WebP and fax (TIFF of 1 bit) need next to none for a flat picture."""
+    loader, bits = image.get("vips-loader"), _field(image, "bits-per-sample", 8)
+    if loader.startswith("webpload") or (loader.startswith("tiffload") and bits == 1):
+        return True
+    decoded = image.width * image.height * image.bands * np.dtype(_DTYPES[image.format]).itemsize
+    return bool(decoded <= contents * _DENSEST)
 
 
 def _decode(image: pyvips.Image) -> np.ndarray:
