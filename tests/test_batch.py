@@ -1,13 +1,15 @@
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 
 from conftest import save
-from synergic.batch import Job, Options, plan_jobs, restore_files
+from synergic.batch import Job, Options, Work, plan_jobs, restore_files
 from synergic.errors import SynergicError
-from synergic.images import Picture, read_pixels
+from synergic.images import Picture, read_picture, read_pixels, write_picture
 
 MakeWeights = Callable[..., Path]
 
@@ -133,3 +135,56 @@ def test_wrong_usage_is_refused_before_the_first_picture(
 ) -> None:
     with pytest.raises(SynergicError, match=message):
         Options(**({"weights": str(make_weights())} | changes)).check()  # type: ignore[arg-type]
+
+
+def test_the_network_waits_for_no_disk(
+    folder: Path, make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next file is read, and the one before written, while one is in the network."""
+    (folder / "broken.png").unlink()
+    jobs = plan_jobs([folder], folder.parent / "out")
+    read, entered = {job.source: Event() for job in jobs}, [Event() for _ in jobs]
+
+    def reading(path: Path, **limits: int) -> Picture:
+        picture = read_picture(path, **limits)
+        read[path].set()
+        return picture
+
+    def restoring(work: Work, *arguments: Any) -> None:
+        position = jobs.index(work.job)
+        entered[position].set()
+        assert all(read[job.source].wait(20) for job in jobs[: position + 2]), "the next one is read meanwhile"
+        restore(work, *arguments)
+
+    def writing(path: Path, picture: Picture, **how: bool) -> None:
+        position = [job.target for job in jobs].index(path)
+        assert all(event.wait(20) for event in entered[: position + 2]), "the next one is in the network meanwhile"
+        write_picture(path, picture, **how)
+
+    restore = Work.restore
+    monkeypatch.setattr("synergic.batch.read_picture", reading)
+    monkeypatch.setattr("synergic.batch.write_picture", writing)
+    monkeypatch.setattr(Work, "restore", restoring)
+    results = list(restore_files(jobs, options(make_weights())))
+    assert [(result["status"], result.get("error")) for result in results] == [("restored", None)] * 3
+
+
+def test_interrupted_it_finishes_what_is_being_written(
+    folder: Path, make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "broken.png").unlink()
+    jobs = plan_jobs([folder], folder.parent / "out")
+
+    def interrupted(work: Work, *arguments: Any) -> None:
+        if work.job == jobs[1]:
+            raise KeyboardInterrupt
+        restore(work, *arguments)
+
+    restore = Work.restore
+    monkeypatch.setattr(Work, "restore", interrupted)
+    results = []
+    with pytest.raises(KeyboardInterrupt):
+        for result in restore_files(jobs, options(make_weights())):
+            results.append(result)
+    assert [result["output"] for result in results] == [str(jobs[0].target)]
+    assert [job.target.exists() for job in jobs] == [True, False, False]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 
 
@@ -18,3 +20,15 @@ def test_speed_writes_its_figures(tmp_path: Path) -> None:
         assert 50 < row["memory"] < 4000, "MB"
         assert row["gflops"] > 0.1
     assert "| gray-denoise, bare network |" in (tmp_path / "speed.md").read_text()
+
+
+def test_floor_writes_its_figures(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, str(SPEED.with_name("floor.py")), "--small", "--rounds", "1", "-o", tmp_path], check=True
+    )
+    rows = json.loads((tmp_path / "floor.json").read_text())["rows"]
+    assert len(rows) == 7
+    for row in rows:
+        assert row["times_floor"] == pytest.approx(row["ms"] / row["floor_ms"])
+        assert 1e-4 < row["times_floor"] < 1e3
+    assert (tmp_path / "floor.md").read_text().count("\n") == 9

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +36,29 @@ def test_help_imports_nothing_heavy(name: str) -> None:
     code = f"import sys; sys.argv = ['synergic', '{name}', '--help']\nfrom synergic.cli import main\n"
     code += "try: main()\nfinally: assert not {'torch', 'numpy', 'pyvips', 'gradio', 'fastapi'} & sys.modules.keys()"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("quota", "before", "threads"),
+    [
+        ("100000 100000", None, "1"),
+        ("50000 100000", None, "1"),
+        ("max 100000", None, None),
+        ("100000 100000", "3", "3"),
+    ],
+)
+def test_threads_keep_to_a_containers_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, before: str | None, threads: str | None
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if before is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", before)
+    cli.keep_to_quota(tmp_path / "cpu.max")
+    assert os.environ.get("OMP_NUM_THREADS") == threads
+    cli.keep_to_quota(tmp_path / "missing")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
 def test_restore_one_file_end_to_end(tmp_path: Path, make_weights: MakeWeights, random: np.random.Generator) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from synergic.data import Crops, matlab_luma, read_folder, to_colors, to_tensor, to_uint8
+from synergic.data import Crops, matlab_luma, read_folder, scaled, to_colors, to_tensor, to_uint8
 from synergic.degradations import GaussianNoise
 from synergic.errors import SynergicError
 from synergic.images import Picture, find_pictures, read_pixels, write_picture
@@ -107,6 +107,20 @@ def test_read_folder_refuses(tmp_path: Path) -> None:
     path = write(tmp_path / "deep.png", noise(4, 4, 1, "uint16"))
     with pytest.raises(SynergicError, match=f"{path}: expected an 8-bit picture, got uint16"):
         read_folder(tmp_path)
+
+
+# ---- scales
+
+
+def test_scaled_agrees_with_pillow_and_does_not_alias() -> None:
+    picture = noise(90, 70) // 2 + 64  # Pillow rounds and clips between its two passes
+    for scale in (0.7, 0.35):
+        size = round(70 * scale), round(90 * scale)
+        theirs = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)).astype(int)
+        assert np.abs(scaled(picture, scale) - theirs).max() <= 1
+    assert scaled(picture, 1) is picture
+    columns = np.tile(np.array([0, 255], np.uint8), (40, 20))[..., None]  # finer than half the size can show
+    assert np.abs(scaled(columns, 0.5)[:, 2:-2].astype(int) - 128).max() <= 2
 
 
 # ---- crops

@@ -12,7 +12,7 @@ import synergic.train as module
 from conftest import save
 from synergic import Restorer, SynergicError
 from synergic.degradations import JPEG, GaussianNoise
-from synergic.train import Recipe, charbonnier, learning_rate, read_recipe, recipe_from, train
+from synergic.train import Recipe, charbonnier, learning_rate, read_pictures, read_recipe, recipe_from, train
 from synergic.weights import load_weights
 
 Capture = pytest.CaptureFixture[str]
@@ -194,6 +194,13 @@ def test_changes_reach_the_recipe() -> None:
 def test_recipes_are_read_strictly(changes: dict[str, str], message: str) -> None:
     with pytest.raises(SynergicError, match=message):
         read_recipe(RECIPES / "gray-denoise.toml", changes)
+
+
+def test_pictures_are_read_at_every_scale(recipe: Recipe) -> None:
+    pictures = read_pictures(recipe.pictures, replace(recipe, scales=(1.0, 0.5)))
+    assert [pixels.shape for pixels in pictures] == [(160, 160, 1)] * 3 + [(80, 80, 1)] * 3
+    quarters = pictures[0].reshape(80, 2, 80, 2, 1).mean((1, 3))
+    assert np.abs(quarters - pictures[3]).mean() < 10 < np.abs(quarters - pictures[4]).mean()
 
 
 def test_the_task_chooses_the_degradation() -> None:

@@ -1,10 +1,12 @@
 """Restoring files and folders: which file becomes which, and what happened to each."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
@@ -20,6 +22,9 @@ from synergic.images import (
 from synergic.restore import TILE_SIZE, Restorer
 from synergic.tiling import Progress
 from synergic.weights import Task, weights_for
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 COARSE_QUALITY = 75
 """A JPEG below this quality shows its blocks more than its noise."""
@@ -135,32 +140,51 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+@dataclass
+class Work:
+    """A job on its way: the picture, degraded and then restored, and what there is to say of it."""
+
+    job: Job
+    result: dict[str, Any]
+    picture: Picture | None = None
+    seconds: float = 0.0
+
+    def read(self, options: Options) -> None:
+        """Read the picture, unless it could not be written."""
+        if self.job.target.exists() and not options.overwrite:
+            raise SynergicError(f"{self.job.target}: exists; pass --overwrite to replace it, or --resume to skip it")
+        self.picture = read_picture(self.job.source, max_pixels=options.max_pixels)
+        check_writable(self.job.target, self.picture)
+
+    def restore(self, options: Options, progress: Progress | None) -> None:
+        """Restore its pixels; alpha and metadata stay."""
+        assert self.picture is not None
+        restorer = options.restorer(self.picture)
+        pixels = restorer(
+            self.picture.pixels,
+            sigma=options.sigma,
+            quality=options.quality_for(self.picture, restorer),
+            strength=options.strength,
+            progress=progress,
+        )
+        self.picture = replace(self.picture, pixels=pixels)
+        height, width = pixels.shape[:2]
+        self.result |= {"weights": restorer.card.name, "task": restorer.card.task, "width": width, "height": height}
+
+    def write(self, options: Options) -> None:
+        """Write the picture, whole or not at all."""
+        assert self.picture is not None
+        write_picture(self.job.target, self.picture, overwrite=options.overwrite)
+        self.result["status"] = "restored"
+
+
 def restore_file(job: Job, options: Options, progress: Progress | None = None) -> dict[str, Any]:
     """Restore one file. Returns what was done; raises SynergicError and writes nothing if it cannot be."""
-    started = time.monotonic()
-    if job.target.exists() and not options.overwrite:
-        raise SynergicError(f"{job.target}: exists; pass --overwrite to replace it, or --resume to skip it")
-    picture = read_picture(job.source, max_pixels=options.max_pixels)
-    check_writable(job.target, picture)
-    restorer = options.restorer(picture)
-    pixels = restorer(
-        picture.pixels,
-        sigma=options.sigma,
-        quality=options.quality_for(picture, restorer),
-        strength=options.strength,
-        progress=progress,
-    )
-    restored = Picture(pixels, picture.alpha, picture.metadata, picture.jpeg_quality)
-    write_picture(job.target, restored, overwrite=options.overwrite)
-    height, width = pixels.shape[:2]
-    return {
-        "status": "restored",
-        "weights": restorer.card.name,
-        "task": restorer.card.task,
-        "width": width,
-        "height": height,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    work, started = Work(job, {}), time.monotonic()
+    work.read(options)
+    work.restore(options, progress)
+    work.write(options)
+    return work.result | {"seconds": round(time.monotonic() - started, 3)}
 
 
 def restore_files(
@@ -168,25 +192,62 @@ def restore_files(
 ) -> Iterator[dict[str, Any]]:
     """Restore many files; a file that fails becomes a result with its error, and the next one is taken.
 
-    Several runs may share a folder: with `resume` each takes what no other has finished. What killed runs left
-    half-written beside the outputs is deleted.
+    The network never waits for a disk: the next file is read and the one before is written while it works. Several
+    runs may share a folder: with `resume` each takes what no other has finished. What killed runs left half-written
+    beside the outputs is deleted.
     """
     for folder in {job.target.parent for job in jobs}:
         remove_unfinished(folder)
-    for job in jobs:
-        result = {"input": str(job.source), "output": str(job.target)}
+
+    def read(job: Job) -> Work:
+        work = Work(job, {"input": str(job.source), "output": str(job.target)})
         if resume and job.target.exists():
-            yield result | {"status": "skipped"}
-            continue
+            work.result["status"] = "skipped"
+        return attempt(work, resume, work.read, options)
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        writing: deque[Future[Work]] = deque()
         try:
-            done = restore_file(job, options, progress)
-        except SynergicError as error:
-            finished_elsewhere = resume and job.target.exists()
-            done = {"status": "skipped"} if finished_elsewhere else {"status": "failed", "error": str(error)}
-        except MemoryError:
-            reason = "expected enough memory for the whole picture, got less; restore it on a larger machine"
-            done = {"status": "failed", "error": f"{job.source}: {reason}"}
-        except Exception as error:  # a defect of ours must not keep the rest of the folder from being restored
-            reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; please report it"
-            done = {"status": "failed", "error": f"{job.source}: {reason}"}
-        yield result | done
+            for work in one_ahead(read, jobs, reader):
+                attempt(work, resume, work.restore, options, progress)
+                writing.append(writer.submit(attempt, work, resume, work.write, options))
+                if len(writing) > 1:
+                    yield writing.popleft().result().result
+        except KeyboardInterrupt:  # what is being written is finished, and told
+            yield from (future.result().result for future in writing)
+            raise
+        yield from (future.result().result for future in writing)
+
+
+def one_ahead(function: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor) -> Iterator[R]:
+    """`map`, with the next item already in work while one is used."""
+    begun: deque[Future[R]] = deque()
+    for item in items:
+        begun.append(pool.submit(function, item))
+        if len(begun) > 1:
+            yield begun.popleft().result()
+    yield from (future.result() for future in begun)
+
+
+def attempt(work: Work, resume: bool, step: Callable[..., None], *arguments: Any) -> Work:
+    """The next step of a work that is not at its end; if it fails, the error is the work's result."""
+    if work.result.get("status") is not None:
+        return work
+    started = time.monotonic()
+    try:
+        step(*arguments)
+    except SynergicError as error:
+        finished_elsewhere = resume and work.job.target.exists()
+        work.result |= {"status": "skipped"} if finished_elsewhere else {"status": "failed", "error": str(error)}
+    except MemoryError:
+        reason = "expected enough memory for the whole picture, got less; restore it on a larger machine"
+        work.result |= {"status": "failed", "error": f"{work.job.source}: {reason}"}
+    except Exception as error:  # a defect of ours must not keep the rest of the folder from being restored
+        reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; please report it"
+        work.result |= {"status": "failed", "error": f"{work.job.source}: {reason}"}
+    work.seconds += time.monotonic() - started
+    if work.result.get("status") is not None:
+        work.picture = None  # a work that waits to be told must not hold it
+    if work.result.get("status") == "restored":
+        work.result["seconds"] = round(work.seconds, 3)
+    return work

@@ -23,6 +23,7 @@ PRECISIONS = click.Choice(["auto", "float32", "bfloat16"])
 def main() -> None:
     """Run the command. Exit code 0: all fine; 1: some files failed; 2: wrong usage; 130: interrupted."""
     keep_freed_memory()
+    keep_to_quota()
     try:
         sys.exit(command(standalone_mode=False))
     except click.ClickException as error:
@@ -47,6 +48,18 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_max = -1, -4  # malloc.h
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_max, 0)
+
+
+def keep_to_quota(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
+    """Start no more threads than a container may run: PyTorch counts the machine's cores, and the container is stopped
+    whenever its threads have used up its share. Left alone where OMP_NUM_THREADS says otherwise."""
+    try:
+        allowed, period = quota.read_text().split()
+        cores = max(1, int(allowed) // int(period))
+    except (OSError, ValueError):  # no such file, or "max"
+        return
+    if cores < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
 
 
 def fail(message: str) -> None:

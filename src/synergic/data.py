@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from synergic.degradations import Degradation
 from synergic.errors import SynergicError
 from synergic.images import find_pictures, from_float, read_pixels, to_float
+from synergic.patterns import add_pattern
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Degraded N C H W, clean N C H W, strength N."""
@@ -59,6 +61,14 @@ def read_folder(folder: Path, colors: int | None = None) -> list[tuple[str, np.n
     return pictures
 
 
+def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """uint8 H W C at `scale` times its height and width, by bicubic interpolation that does not alias."""
+    if scale == 1:
+        return pixels
+    size = [round(length * scale) for length in pixels.shape[:2]]
+    return to_uint8(F.interpolate(to_tensor(pixels)[None], size, mode="bicubic", antialias=True)[0])
+
+
 class Crops(Dataset[Batch]):
     """Batches of degraded crops. Batch number `step` is a pure function of (seed, step), on any number of processes."""
 
@@ -70,17 +80,19 @@ class Crops(Dataset[Batch]):
         crop_size: int,
         batch_size: int,
         seed: int,
+        patterns: float = 0.0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """pictures: uint8 H W C. `rank` of `world_size` processes gets every world_size-th crop of a batch."""
+        """pictures: uint8 H W C. `patterns`: share of crops that a made-up pattern is laid over. `rank` of `world_size`
+        processes gets every world_size-th crop of a batch."""
         small = [p.shape[:2] for p in pictures if min(p.shape[:2]) < crop_size]
         if small:
             raise SynergicError(
                 f"crop_size: expected at most the smallest picture, got {crop_size} and a picture of {small[0]}"
             )
         self.pictures, self.degradation, self.crop_size = pictures, degradation, crop_size
-        self.seed = seed
+        self.seed, self.patterns = seed, patterns
         self.indices = range(rank, batch_size, world_size)
 
     def __getitem__(self, step: int) -> Batch:
@@ -96,6 +108,9 @@ class Crops(Dataset[Batch]):
         crop = picture[top : top + self.crop_size, left : left + self.crop_size]
         crop = np.rot90(crop, int(draw.integers(4)))
         crop = crop[:, ::-1] if draw.integers(2) else crop
+        generator = Generator().manual_seed(int(draw.integers(2**63)))
         clean = to_tensor(crop)
-        degraded, strength = self.degradation(clean, Generator().manual_seed(int(draw.integers(2**63))))
+        if draw.random() < self.patterns:
+            clean = add_pattern(clean, generator)
+        degraded, strength = self.degradation(clean, generator)
         return degraded, clean, strength

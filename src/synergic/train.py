@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from synergic.config import read_config
-from synergic.data import Batch, Crops, read_folder, to_uint8
+from synergic.data import Batch, Crops, read_folder, scaled, to_uint8
 from synergic.degradations import JPEG, CameraNoise, GaussianNoise
 from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
@@ -58,6 +59,11 @@ class Recipe:
     """Their licence, for the weights' card."""
     steps: int
     """Length of the run."""
+    scales: tuple[float, ...] = (1.0,)
+    """Every picture is trained and validated on at each of these sizes, as often at one as at another; smaller ones are
+    sharper from pixel to pixel."""
+    patterns: float = 0.0
+    """Share of the training crops that made-up stripes or weaves are laid over."""
     crop_size: int = 64
     """Side of a training crop, in pixels."""
     batch_size: int = 16
@@ -196,11 +202,12 @@ def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tenso
 def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Batch]:
     """Batches from `step` on; this process's share of each."""
     crops = Crops(
-        [pixels for _, pixels in read_folder(recipe.pictures, recipe.network.colors)],
+        read_pictures(recipe.pictures, recipe),
         recipe.degradation,
         crop_size=recipe.crop_size,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
+        patterns=recipe.patterns,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
@@ -215,9 +222,15 @@ def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Ba
 
 def validation_batches(recipe: Recipe, crop_size: int = 128, batch_size: int = 8, batches: int = 8) -> list[Batch]:
     """The same few batches in every run: seed 0, whatever the recipe's."""
-    pictures = [pixels for _, pixels in read_folder(recipe.validation, recipe.network.colors)]
+    pictures = read_pictures(recipe.validation, recipe)
     crops = Crops(pictures, recipe.degradation, crop_size=crop_size, batch_size=batch_size, seed=0)
     return [crops[step] for step in range(batches)]
+
+
+def read_pictures(folder: Path, recipe: Recipe) -> list[np.ndarray]:
+    """Clean pictures, uint8 H W C, at each of the recipe's scales."""
+    pictures = [pixels for _, pixels in read_folder(folder, recipe.network.colors)]
+    return [scaled(pixels, scale) for scale in recipe.scales for pixels in pictures]
 
 
 @torch.no_grad()
