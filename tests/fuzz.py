@@ -191,15 +191,13 @@ def child(folder: Path) -> None:
     done = len((folder / "told.jsonl").read_text().splitlines())
     paths = sorted((folder / "in").iterdir())[done:]
     with (folder / "told.jsonl").open("a", buffering=1) as told:
-        jobs = [Job(path, folder / "out" / path.name) for path in paths]
-        results = restore_files(jobs, options)
-        for job in jobs:
+        for path in paths:
+            job = Job(path, folder / "out" / path.name)
             before, started = forget_peak(), time.process_time()
             signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal ends a process, wherever it is
-            result = next(results)
+            (result,) = restore_files([job], options)  # one by one: of a folder, files are read ahead
             signal.setitimer(signal.ITIMER_PROF, 0)
-            name = job.source.name
-            line = {"name": name, "status": result["status"], "seconds": round(time.process_time() - started, 3)}
+            line = {"name": path.name, "status": result["status"], "seconds": round(time.process_time() - started, 3)}
             line |= {"megabytes": (memory("VmHWM") - before) / 1e6, "error": result.get("error", "")}
             if result["status"] == "restored":
                 read_picture(job.target)  # a file of ours that we cannot read ends the child

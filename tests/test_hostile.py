@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -227,3 +228,21 @@ def test_a_defect_of_ours_costs_one_file_only(
     assert [result["status"] for result in results] == ["failed", "failed", "restored"]
     assert results[0]["error"].endswith(r"a.png: unexpected KeyError: 'odd\nkey'; please report it")
     assert "expected enough memory for the whole picture" in results[1]["error"]
+
+
+def test_files_handled_at_once_keep_their_own_errors(tmp_path: Path) -> None:
+    """One is read while another is written: libvips keeps one error text for all."""
+    for name in ("a.png", "a.jpg", "a.tif"):
+        path = save(tmp_path / name, samples("RGB", 60, 50))
+        path.write_bytes(path.read_bytes()[:-700])
+    paths = sorted(tmp_path.iterdir())
+    alone = [error_of(path) for path in paths]
+    assert len(set(alone)) == 3
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(error_of, paths * 100)) == alone * 100
+
+
+def error_of(path: Path) -> str:
+    with pytest.raises(SynergicError) as error:
+        read_picture(path)
+    return str(error.value)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,7 @@ _PNG_COLOUR = (b"cHRM", b"cICP", b"cLLI", b"gAMA", b"mDCV", b"sRGB")  # libvips 
 _XMP_TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 _HARMLESS = re.compile(r"extraneous bytes|JFIF revision|Adobe color transform|Invalid SOS parameters|^\s*$")
 _DENSEST = 32 * 1032  # decoded bytes in a byte of file: deflate's most, from a palette's 1 bit to RGBA; zstd's is less
+_ERRORS = Lock()
 _UNKNOWN_RESOLUTION = 1.0  # pixels per mm: what libvips says of a file that has none
 _GREATEST_RESOLUTION = 1e6  # pixels per mm: what libvips can hold
 
@@ -145,10 +147,12 @@ def _is_picture(path: Path, folder: Path) -> bool:
 
 @contextmanager
 def _one_line(path: Path, done: str) -> Iterator[None]:
-    """Turn the errors of the library and the system into one SynergicError with the file's name."""
-    pyvips.vips_lib.vips_error_clear()  # or a warning that an earlier file left behind would be blamed on this one
+    """Turn the errors of the library and the system into one SynergicError with the file's name. One file at a time:
+    libvips keeps one error text for all threads."""
     try:
-        yield
+        with _ERRORS:
+            pyvips.vips_lib.vips_error_clear()  # or a warning that an earlier file left would be blamed on this one
+            yield
     except (pyvips.Error, UnicodeDecodeError) as error:  # the latter where libvips names something that is not UTF-8
         lines = [line.strip() for line in getattr(error, "detail", "").splitlines() if line.strip()]
         lines.sort(key=lambda line: not line.startswith("system error: "))  # a full disk, before what follows from it
@@ -156,7 +160,8 @@ def _one_line(path: Path, done: str) -> Iterator[None]:
         wanted = "expected a whole PNG, JPEG, TIFF or WebP file" if done == "read" else "check the free space"
         raise SynergicError(f"{path}: cannot be {done}: {reason}; {wanted}") from error
     except OSError as error:
-        raise SynergicError(f"{path}: cannot be {done}: {error.strerror}; check the path and its rights") from error
+        wanted = "the path and its rights" if done == "read" else "the path, its rights and free space"
+        raise SynergicError(f"{path}: cannot be {done}: {error.strerror}; check {wanted}") from error
 
 
 def _source(path: Path) -> pyvips.Source:
@@ -384,7 +389,7 @@ def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> N
     if writing fails; no part of a file is left behind.
     """
     form = _choose_format(path, picture)
-    with _one_line(path, "written"), whole_file(path, overwrite=overwrite) as unfinished:
+    with whole_file(path, overwrite=overwrite) as unfinished, _one_line(path, "written"):
         _save(unfinished, picture, form)
 
 
