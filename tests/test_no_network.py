@@ -1,4 +1,5 @@
-"""Nothing is fetched and nothing is sent: the commands with every way out watched, and shut where the system allows."""
+"""Nothing is fetched and nothing is sent: the commands with every way out watched, and shut where the system allows.
+For `synergic serve`, test_web.py watches the same."""
 
 import json
 import shutil
@@ -57,10 +58,8 @@ def test_the_guard_sees(code: str) -> None:
 
 def test_the_guard_lets_this_machine_speak_to_itself() -> None:
     code = "import socket\nserver = socket.create_server(('127.0.0.1', 0))\n"
-    assert guarded(code + "socket.create_connection(server.getsockname())").returncode in (
-        0,
-        1,
-    )  # 1: no loopback either
+    done = guarded(code + "socket.create_connection(server.getsockname())")
+    assert done.returncode in (0, 1), "1: alone, not even loopback is up"
 
 
 def test_no_command_reaches_for_the_network(
@@ -75,6 +74,8 @@ def test_no_command_reaches_for_the_network(
         ("restore", pictures, "-o", tmp_path / "tiny", "--weights", weights, *device),
         ("evaluate", "--weights", weights, "--data", pictures, "--sigma", 25, *device),
         ("weights",),
+        ("compare", pictures, "--sigma", 25, "--weights", weights, "--limit", 1, "-o", tmp_path / "compared", *device),
+        ("explain", pictures / "0.png", "-o", tmp_path / "figure.png", "--weights", weights, *device),
         ("train", tmp_path / "tiny.toml", "-o", tmp_path / "run", "--set", "steps=2", "--accelerator", "cpu"),
     ]
     code = """
