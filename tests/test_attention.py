@@ -23,6 +23,7 @@ from synergic.attention import (
     pixel_attention,
     unfold,
 )
+from synergic.network import NonLocalAttention, SATNetConfig
 
 SIZES = [(1, 1), (1, 9), (7, 5), (13, 17), (20, 24)]
 GRIDS = [(7, 4, 4), (7, 4, 1), (5, 4, 4), (5, 4, 1), (3, 3, 3), (3, 2, 1), (1, 1, 1)]  # patch_size, stride, key_stride
@@ -251,3 +252,15 @@ def test_memory_is_linear_in_the_patches_when_chunked(options: dict[str, int]) -
     assert chunked[1].largest <= 4 * keys * max(32, 3 * options["patch_size"] ** 2)  # similarities, or key patches
     assert chunked[1].peak < 2.2 * chunked[0].peak
     assert chunked[1].peak < whole[1].peak / 5
+
+
+def test_a_restoring_network_never_holds_all_similarities() -> None:
+    """48 x 48 pixels, each a query: 2304 x 2304 similarities in training, 512 x 2304 at once when restoring."""
+    network = NonLocalAttention(SATNetConfig(channels=4, embedding=2, nonlocal_attention="pixel"))
+    features = torch.rand(1, 4, 48, 48)
+    largest = {}
+    for training in (True, False):
+        with torch.no_grad(), Memory() as memory:
+            network.train(training)(features)
+        largest[training] = memory.largest
+    assert largest == {True: 4 * 2304 * 2304, False: 4 * 512 * 2304}

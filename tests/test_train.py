@@ -1,6 +1,8 @@
 import csv
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,8 +24,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 @pytest.fixture
 def recipe(tmp_path: Path, random: np.random.Generator) -> Recipe:
     """A tiny run on random blocks."""
-    for folder, count in (("train", 3), ("val", 2)):
-        for i in range(count):
+    for folder, pictures in (("train", 3), ("val", 2)):
+        for i in range(pictures):
             blocks = random.integers(0, 256, (20, 20, 1), np.uint8).repeat(8, 0).repeat(8, 1)
             save(tmp_path / folder / f"{i}.png", blocks)
     values = {
@@ -56,7 +58,9 @@ def test_resuming_is_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
     assert len(whole) > 20
 
 
-def test_a_time_limit_counts_over_validations(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_time_limit_counts_over_validations(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count()
+    monkeypatch.setattr("synergic.train.time", SimpleNamespace(monotonic=lambda: next(ticks) / 100))
     train(replace(recipe, steps=5000, validate_every=10), tmp_path / "run", accelerator="cpu", max_seconds=1)
     assert 20 < load_weights(tmp_path / "run" / "weights.safetensors")[1].steps < 5000
 

@@ -29,6 +29,10 @@ from synergic.attention import patch_attention, pixel_attention
 UNKNOWN_STRENGTH = -1.0
 """The strength plane's value when the strength is not known; trained like any other value."""
 
+QUERIES_AT_ONCE = 512
+"""Queries of a whole map that are compared at once when restoring: as fast as all of them, in memory that does not grow
+with the square of the map. Training's crops are small."""
+
 
 @dataclass(frozen=True)
 class SATNetConfig:
@@ -251,8 +255,9 @@ class NonLocalAttention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # N H W E -> N H W E
         c = self.config
         scale = self.log_scale.exp()
+        chunk = None if self.training else QUERIES_AT_ONCE
         if c.nonlocal_attention == "pixel":
-            return pixel_attention(q, k, v, scale=scale, window=c.window, halo=c.halo)
+            return pixel_attention(q, k, v, scale=scale, window=c.window, halo=c.halo, chunk=chunk)
         return patch_attention(
             q,
             k,
@@ -263,6 +268,7 @@ class NonLocalAttention(nn.Module):
             key_stride=c.key_stride,
             window=c.window,
             halo=c.halo,
+            chunk=chunk,
         )
 
 
