@@ -107,7 +107,7 @@ def int8() -> Run:
     """The same with its convolutions quantized, the ranges of their inputs taken from a noisy photograph."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Photograph(CalibrationDataReader):
+    class Photograph(CalibrationDataReader):  # type: ignore[misc]  # Any where ONNX Runtime is not installed
         def __init__(self) -> None:
             picture = to_tensor(np.ascontiguousarray(camera())[..., None])
             noisy = (add_gaussian_noise(picture, sigma, Generator().manual_seed(0)) for sigma in (15, SIGMA, 50))

@@ -116,6 +116,18 @@ def test_malicious_releases_are_excluded() -> None:
     assert pinned[1] not in ("2.6.2", "2.6.3")
 
 
+def test_what_is_installed_is_locked_by_hash() -> None:
+    """But for torch: every index has wheels of its own under one version."""
+    text = (ROOT / "constraints.txt").read_text()
+    pins = {re.sub("[-_.]+", "-", name).lower(): version for name, version in re.findall(r"^(\S+)==(\S+)$", text, re.M)}
+    locked = re.findall(
+        r"^(\S+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", (ROOT / "locked.txt").read_text(), re.M
+    )
+    assert {name: version for name, version, _ in locked} == {k: v for k, v in pins.items() if k != "torch"}, (
+        "make lock"
+    )
+
+
 def test_the_page_of_results_is_what_its_command_writes() -> None:
     results = importlib.import_module("results")
     assert (ROOT / "docs" / "results.md").read_text() == results.page()

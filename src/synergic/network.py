@@ -89,6 +89,8 @@ class SATNetConfig:
             raise ValueError(
                 f"window and halo: expected multiples of the strides' {step}, got {self.window} and {self.halo}"
             )
+        if self.window is not None and self.window > 1024:
+            raise ValueError(f"window: expected at most 1024, got {self.window}; None for the whole picture")
 
 
 BASIC = SATNetConfig()

@@ -47,6 +47,12 @@ class TooLargeError(SynergicError):
 STATUS: dict[type[Exception], int] = {FullError: 503, GoneError: 404, TooLargeError: 413}
 """HTTP status of an error; 400 for every other SynergicError."""
 
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "Refused: why, in one line", "content": {"text/plain": {}}},
+    503: {"description": "Full: which limit, in one line; try again later", "content": {"text/plain": {}}},
+}
+"""What the description of the routes says of errors, in place of FastAPI's 422, which none answers with."""
+
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that browsers can reach; port 0 takes any that is free."""
@@ -86,7 +92,7 @@ def serve(listening: socket.socket, host: str, limits: Limits, ready: Callable[[
 
 def build_app(desk: Desk) -> Any:
     """The page and its routes as an ASGI application."""
-    app = FastAPI(title="Synergic", docs_url=None, redoc_url=None, lifespan=partial(sweeping, desk))
+    app = FastAPI(title="Synergic", docs_url=None, redoc_url=None, lifespan=partial(sweeping, desk), responses=REFUSALS)
     routes = Routes(desk)
     body: dict[str, Any] = {"requestBody": {"content": {"application/octet-stream": {}}}}
     app.add_api_route("/restore/{name}", routes.restore, methods=["PUT"], openapi_extra=body)
