@@ -143,7 +143,7 @@ def test_memory_that_ends_half_way_gives_the_answer_of_tiles_that_fit(
 STARVE = """
 import re, resource, sys
 import numpy as np, torch
-import synergic.restore as module
+import synergic.tiling as module
 from synergic import Restorer
 
 torch.set_num_threads(1)
