@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= $(VENV)/bin/python
 READY := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.ready)
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs lock audit clean
 demo: $(READY)
 	$(PYTHON) examples/demo.py demo
 
@@ -19,10 +19,21 @@ check: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+# First what locked.txt holds, checked by hash, then torch and the package itself.
+$(VENV)/.ready: pyproject.toml constraints.txt locked.txt
 	python3 -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(VENV)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement locked.txt
+	$(VENV)/bin/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable '.[test]'
 	touch $@
+
+# After a change of constraints.txt. torch is left out: each index has wheels of its own under the same version.
+lock:
+	uvx --from uv==0.13.9 uv pip compile --no-deps --generate-hashes --universal --no-annotate --no-header \
+		--no-emit-package torch --output-file locked.txt constraints.txt
+
+# Are there known vulnerabilities in what is locked? Asks PyPI.
+audit:
+	uvx pip-audit==2.10.1 --requirement locked.txt --require-hashes --disable-pip
 
 clean:
 	rm -rf $(VENV) demo build dist

@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-ORDER = [
+ORDER = ["recipes", "page", "cluster", "export", "weights", "training", "api", "results", "limits", "performance", "paper"]
     "recipes",
     "page",
     "cluster",

@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from synergic import Restorer
+from synergic.card import Card, Task
 from synergic.images import Picture, write_picture
 from synergic.network import SATNet, SATNetConfig
-from synergic.weights import Card, Task, save_weights
+from synergic.weights import save_weights
 
 torch.set_num_threads(1)  # the tensors of the tests are small
 
@@ -39,6 +42,19 @@ def tiny_network(colors: int = 1, conditioned: bool = True, **changes: object) -
 def tiny_card(name: str = "tiny", task: Task = "denoise") -> Card:
     """A card that says what it is."""
     return Card(name, task, data="none", licence="CC0", steps=0, seconds=0.0, hardware="none", recipe={"seed": 1})
+
+
+class Identity(SATNet):
+    """A network that changes nothing, where files and memory are what is tested."""
+
+    def forward(self, degraded: Tensor, strength: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return degraded
+
+
+def identity_restorer() -> Restorer:
+    """A restorer that changes nothing, whatever the strength."""
+    config = SATNetConfig(channels=4, blocks=1, depth=1)
+    return Restorer(Identity(config), tiny_card("identity"), torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture

@@ -182,34 +182,22 @@ def child(folder: Path) -> None:
     """Restore every file of folder/in that has no line in folder/told.jsonl yet, and append a line for each."""
     from resource import RLIMIT_AS, setrlimit
 
-    import torch
-    from torch import Tensor
-
-    from conftest import tiny_card
-    from synergic import Restorer, SATNet, SATNetConfig
+    from conftest import identity_restorer
     from synergic.batch import Job, Options, restore_files
     from synergic.images import read_picture
 
-    class Identity(SATNet):
-        def forward(self, degraded: Tensor, strength: Tensor | None = None) -> Tensor:  # noqa: ARG002
-            return degraded
-
-    config = SATNetConfig(channels=4, blocks=1, depth=1)
-    restorer = Restorer(Identity(config), tiny_card(), torch.device("cpu"), torch.float32)
-    options = Options(weights="identity", loaded={"identity": restorer})
+    options = Options(weights="identity", loaded={"identity": identity_restorer()})
     setrlimit(RLIMIT_AS, (memory("VmSize") + 8 * MEGABYTES * 10**6,) * 2)  # the machine has other things to do
     done = len((folder / "told.jsonl").read_text().splitlines())
     paths = sorted((folder / "in").iterdir())[done:]
     with (folder / "told.jsonl").open("a", buffering=1) as told:
-        jobs = [Job(path, folder / "out" / path.name) for path in paths]
-        results = restore_files(jobs, options)
-        for job in jobs:
+        for path in paths:
+            job = Job(path, folder / "out" / path.name)
             before, started = forget_peak(), time.process_time()
             signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal ends a process, wherever it is
-            result = next(results)
+            (result,) = restore_files([job], options)  # one by one: of a folder, files are read ahead
             signal.setitimer(signal.ITIMER_PROF, 0)
-            name = job.source.name
-            line = {"name": name, "status": result["status"], "seconds": round(time.process_time() - started, 3)}
+            line = {"name": path.name, "status": result["status"], "seconds": round(time.process_time() - started, 3)}
             line |= {"megabytes": (memory("VmHWM") - before) / 1e6, "error": result.get("error", "")}
             if result["status"] == "restored":
                 read_picture(job.target)  # a file of ours that we cannot read ends the child

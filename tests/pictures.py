@@ -114,9 +114,10 @@ def png(pixels: np.ndarray, *chunks: bytes) -> bytes:
     return header + b"".join(chunks) + chunk(b"IDAT", zlib.compress(rows)) + END
 
 
-def png_header(width: int, height: int, depth: int = 8, kind: int = 2) -> bytes:
+def png_header(width: int, height: int, depth: int = 8, kind: int = 2, interlaced: bool = False) -> bytes:
     """Signature and header of a PNG; kind: 0 gray, 2 RGB, 3 palette, 4 gray with alpha, 6 RGB with alpha."""
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
+    fields = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, interlaced)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", fields)
 
 
 def chunk(name: bytes, body: bytes) -> bytes:

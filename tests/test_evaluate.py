@@ -57,6 +57,16 @@ def test_pairs(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights) -> 
         evaluate(restorer_of(make_weights()), Protocol(tmp_path / "clean", pairs=tmp_path / "degraded"))
 
 
+@pytest.mark.parametrize("twice", ["clean", "degraded"])
+def test_two_pictures_of_one_name_are_not_confused(
+    tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights, twice: str
+) -> None:
+    save(tmp_path / "degraded" / "x.png", clean)
+    save(tmp_path / twice / "x.tif", clean)
+    with pytest.raises(SynergicError, match=f"{twice}: x: expected one picture of this name, got two suffixes; rename"):
+        evaluate(restorer_of(make_weights()), Protocol(tmp_path / "clean", pairs=tmp_path / "degraded"))
+
+
 def test_colour_pictures_for_gray_networks(tmp_path: Path, make_weights: MakeWeights) -> None:
     colour = np.full((32, 32, 3), (200, 100, 50), np.uint8)
     save(tmp_path / "clean" / "x.png", colour)

@@ -15,12 +15,13 @@ SOURCE = ROOT / "src" / "synergic"
 FLOORS = [
     {"errors"},
     {"files"},
-    {"images", "attention", "config", "hardware", "muon", "guard"},
+    {"images", "card", "attention", "config", "hardware", "muon", "guard"},
     {"network", "metrics", "tiling", "figures"},
-    {"weights", "degradations"},
-    {"patterns", "restore"},
-    {"data"},
-    {"batch", "evaluate", "train", "explain"},
+    {"weights", "degradations", "engine"},
+    {"patterns", "hub", "spandrel"},
+    {"data", "restore"},
+    {"evaluate", "train", "explain"},
+    {"batch", "export"},
     {"ablation", "cluster", "compare", "desk"},
     {"web"},
     {"cli"},
@@ -113,6 +114,18 @@ def test_malicious_releases_are_excluded() -> None:
     pinned = re.search(r"lightning-fabric==(\S+)", (ROOT / "constraints.txt").read_text())
     assert pinned is not None
     assert pinned[1] not in ("2.6.2", "2.6.3")
+
+
+def test_what_is_installed_is_locked_by_hash() -> None:
+    """But for torch: every index has wheels of its own under one version."""
+    text = (ROOT / "constraints.txt").read_text()
+    pins = {re.sub("[-_.]+", "-", name).lower(): version for name, version in re.findall(r"^(\S+)==(\S+)$", text, re.M)}
+    locked = re.findall(
+        r"^(\S+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", (ROOT / "locked.txt").read_text(), re.M
+    )
+    assert {name: version for name, version, _ in locked} == {k: v for k, v in pins.items() if k != "torch"}, (
+        "make lock"
+    )
 
 
 def test_the_page_of_results_is_what_its_command_writes() -> None:

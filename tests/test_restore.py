@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import synergic.restore as module
-from synergic import Restorer, SynergicError, tiling
+from synergic import Restorer, SATNet, SynergicError, tiling
 
 MakeWeights = Callable[..., Path]
 
@@ -100,11 +102,94 @@ def test_out_of_memory_halves_the_tile(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(function, pixels, tile_size, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "map_tiles", limited)
+    monkeypatch.setattr(tiling, "map_tiles", limited)
     restored = restorer_of(path, tile_size=512)(image)
     assert sizes == [512, 256, 128]
     monkeypatch.undo()
     np.testing.assert_array_equal(restored, restorer_of(path, tile_size=128)(image))
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 5.83 GB, other allocations: 2.71 GB)"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("could not create a primitive"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+def test_memory_that_ends_half_way_gives_the_answer_of_tiles_that_fit(
+    make_weights: MakeWeights, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path, image, sides = make_weights(), random.integers(0, 256, (300, 300, 3), np.uint8), []
+    forward = SATNet.forward
+
+    def limited(network: SATNet, degraded: torch.Tensor, strength: torch.Tensor | None = None) -> torch.Tensor:
+        sides.append(max(degraded.shape[2:]))
+        if sides[-1] > 128 and len(sides) > 2:
+            raise error
+        return forward(network, degraded, strength)
+
+    monkeypatch.setattr(SATNet, "forward", limited)
+    restored = restorer_of(path, tile_size=256)(image)
+    assert sides[:3] > [128, 128, 128] and max(sides[3:]) <= 128
+    monkeypatch.undo()
+    np.testing.assert_array_equal(restored, restorer_of(path, tile_size=128)(image))
+
+
+STARVE = """
+import re, resource, sys
+import numpy as np, torch
+import synergic.tiling as module
+from synergic import Restorer
+
+torch.set_num_threads(1)
+whole = dict(device="cpu", precision="float32")
+restorer = Restorer.from_pretrained(sys.argv[1], tile_size=1024, **whole)
+picture = np.random.default_rng(0).random((1024, 1024), np.float32)
+restorer(picture[:64, :64])
+used, map_tiles = [], module.map_tiles
+
+def remember(function, pixels, tile_size, *rest):
+    used.append(tile_size)
+    return map_tiles(function, pixels, tile_size, *rest)
+
+module.map_tiles = remember
+size = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+for megabytes in (200, 140, 100, 70, 50, 35, 25):
+    used.clear()
+    resource.setrlimit(resource.RLIMIT_AS, (size + (megabytes << 20), -1))
+    starved = restorer(picture)
+    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+    if len(used) > 1:
+        break
+assert used[:2] == [1024, 512], used
+fed = Restorer.from_pretrained(sys.argv[1], tile_size=used[-1], **whole)(picture)
+assert (starved == fed).all()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux lets a process be starved")
+def test_a_starved_process_halves_its_tiles(make_weights: MakeWeights) -> None:
+    done = subprocess.run([sys.executable, "-c", STARVE, make_weights()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's /proc")
+def test_memory_grows_by_a_few_bytes_a_pixel() -> None:
+    """So that 100 Mpx take under 3 GB; `python tests/large.py 10000 10000` is the same at length."""
+    command = [sys.executable, str(Path(__file__).with_name("large.py")), "4000", "3000"]
+    figures = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert figures["bytes_per_pixel"] > 6, "3 of the input, 3 of the output, and what comes and goes"
+    assert figures["before"] + 100 * figures["bytes_per_pixel"] < 2400, "the rest of 3 GB is for a tile in the network"
+
+
+def test_a_picture_too_large_to_compute_with_is_refused(make_weights: MakeWeights) -> None:
+    with pytest.raises(SynergicError, match=r"expected values in about \[0, 1\], got some too large"):
+        restorer_of(make_weights())(np.full((8, 8), 3e38, np.float32))
 
 
 def test_out_of_memory_at_the_smallest_tile_is_one_line(
@@ -113,7 +198,7 @@ def test_out_of_memory_at_the_smallest_tile_is_one_line(
     def full(*_: object) -> np.ndarray:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
 
-    monkeypatch.setattr(module, "map_tiles", full)
+    monkeypatch.setattr(tiling, "map_tiles", full)
     with pytest.raises(SynergicError, match="expected enough for tiles of 200"):
         restorer_of(make_weights(), tile_size=200)(np.zeros((4, 4), np.uint8))
 
@@ -122,7 +207,7 @@ def test_other_runtime_errors_pass(make_weights: MakeWeights, monkeypatch: pytes
     def broken(*_: object) -> np.ndarray:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(module, "map_tiles", broken)
+    monkeypatch.setattr(tiling, "map_tiles", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         restorer_of(make_weights())(np.zeros((4, 4), np.uint8))
 

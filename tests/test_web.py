@@ -1,20 +1,15 @@
 """The page as its visitors meet it: a server of its own process, asked over HTTP and through Chromium."""
 
 import asyncio
-import http.client
-import json
 import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from skimage.data import chelsea
 
 from conftest import save
+from soak import LIMITS, Server, soak, wait_until
 from synergic import cli, desk
 from synergic.batch import Options
 from synergic.desk import Limits
@@ -34,62 +30,6 @@ from synergic import web
 
 CHROMIUM = shutil.which("chromium")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-LIMITS = ("--max-bytes", "2000000", "--max-pixels", "3000000", "--max-line", "6")
-
-WATCHED = """
-import sys
-
-def watch(event, arguments):
-    asked = {"socket.connect": 1, "socket.getaddrinfo": 0}.get(event)
-    if asked is not None and "127.0.0.1" not in str(arguments[asked]):
-        print("outside:", event, arguments, file=sys.stderr, flush=True)
-
-sys.addaudithook(watch)
-from synergic.cli import main
-main()
-"""
-"""The command, telling every connection and name look-up that is not to this machine."""
-
-
-class Server:
-    """A running `synergic serve`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.temporary, self.errors = folder / "tmp", folder / "errors"
-        self.temporary.mkdir()
-        command = [sys.executable, "-c", WATCHED, "serve", "--port", "0", *LIMITS]
-        with self.errors.open("w") as errors:
-            environment = ENVIRONMENT | {"TMPDIR": str(self.temporary)}
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        found = re.fullmatch(r"(http://127.0.0.1:(\d+)) is ready; Ctrl-C ends it\n", line)
-        assert found is not None, self.errors.read_text()
-        self.url, self.port = found[1], int(found[2])
-
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
-        """Status and body of one request, made as soon as the server listens."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        try:
-            connection.request(method, path, body, headers, encode_chunked=not isinstance(body, (bytes, type(None))))
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
-
-    def tell(self, method: str, path: str, body: Any = None) -> Any:
-        """The JSON of a request that must succeed."""
-        status, answer = self.ask(method, path, body)
-        assert status in (200, 201, 202), answer
-        return json.loads(answer)
-
-    def hand_in(self, path: Path) -> str:
-        """The token of a new picture."""
-        return str(self.tell("PUT", f"/pictures/{path.name}", path.read_bytes())["token"])
-
-    def files(self) -> list[Path]:
-        """Everything that it keeps at the moment."""
-        return [path for path in self.temporary.rglob("*") if path.is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests. At the end: it left by Ctrl-C, asked nobody outside, logged nothing, left nothing."""
     running = Server(tmp_path_factory.mktemp("server"))
     yield running
-    running.process.send_signal(signal.SIGINT)
-    rest, _ = running.process.communicate(timeout=30)
-    assert (running.process.returncode, rest) == (0, "")
-    assert running.errors.read_text().strip() == ""
-    assert list(running.temporary.iterdir()) == []
+    running.end()
 
 
 @pytest.fixture
@@ -118,13 +54,6 @@ def by_command(source: Path, *options: object) -> bytes:
     command = [sys.executable, "-m", "synergic", "restore", source, "-o", target, "--overwrite", *options]
     subprocess.run([str(part) for part in command], check=True, env=ENVIRONMENT)
     return target.read_bytes()
-
-
-def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # ---- the command
@@ -295,21 +224,13 @@ def test_a_full_line_says_so(server: Server, tmp_path: Path) -> None:
     wait_until(lambda: server.files() == [])
 
 
-def test_answers_are_never_mixed_up(server: Server, tmp_path: Path) -> None:
-    """48 requests of four visitors at once, every fourth one bad: everyone gets his own picture or a line."""
-
-    def visit(number: int) -> bool:
-        if number % 4 == 3:
-            return server.ask("PUT", "/restore/same.png", b"bad" * number)[0] == 400
-        picture = save(tmp_path / f"{number}.png", np.full((8, 8 + number, 1), 5 * number, np.uint8))
-        status, body = server.ask("PUT", "/restore/same.png?strength=0", picture.read_bytes())
-        (tmp_path / f"answer-{number}.png").write_bytes(body)
-        answered = read_pixels(tmp_path / f"answer-{number}.png")
-        return status == 200 and answered.shape == (8, 8 + number, 1) and bool((answered == 5 * number).all())
-
-    with ThreadPoolExecutor(4) as visitors:
-        assert list(visitors.map(visit, range(48))) == [True] * 48
-    wait_until(lambda: server.files() == [])
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's /proc")
+def test_visitors_get_what_is_theirs(server: Server) -> None:
+    """`python tests/soak.py --count 500` is the same at length."""
+    given, before, after = soak(server, 100)
+    kinds = {"restored": 30, "restored step by step": 10, "left": 10, "status 400": 30, "status 403": 10}
+    assert given == {**kinds, "status 413": 10}
+    assert after < 1.05 * before
 
 
 def test_other_sites_and_the_rest_of_gradio_are_shut_out(server: Server) -> None:
@@ -327,6 +248,8 @@ def test_the_description_names_every_route(server: Server) -> None:
     document = (Path(__file__).parents[1] / "docs" / "page.md").read_text()
     routes = {f"{method.upper()} {path}" for path, methods in described.items() for method in methods}
     assert len(routes) == 8
+    assert all({"4XX", "503"} < set(said["responses"]) for methods in described.values() for said in methods.values())
+    assert not any("422" in said["responses"] for methods in described.values() for said in methods.values())
     assert routes == set(re.findall(r"^\| `([A-Z]+ /[^`?]+)", document, re.MULTILINE))
 
 

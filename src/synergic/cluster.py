@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from synergic.batch import Job, Options, restore_files
+from synergic.card import published_weights
 from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
-from synergic.weights import published_weights
 
 TRIES = 3
 """How many workers may die over a file."""
@@ -144,7 +144,7 @@ def told(job: Job, result: dict[str, Any]) -> dict[str, Any]:
 def portable(options: Options) -> Options:
     """The options for another process: nothing loaded, a weights file by its full path."""
     weights = options.weights
-    if weights is not None and weights not in published_weights():
+    if weights is not None and weights not in published_weights() and Path(weights).is_file():
         weights = str(Path(weights).absolute())
     return replace(options, weights=weights, loaded={})
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
+from synergic.card import UNKNOWN_STRENGTH
 from synergic.degradations import Degradation
 from synergic.errors import SynergicError
 from synergic.images import find_pictures, from_float, read_pixels, to_float
-from synergic.network import UNKNOWN_STRENGTH
 from synergic.patterns import add_pattern
 
 Batch = tuple[Tensor, Tensor, Tensor]

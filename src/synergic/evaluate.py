@@ -5,6 +5,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from math import isinf
 from pathlib import Path
 from statistics import fmean
@@ -50,8 +51,8 @@ class Protocol:
 
     def samples(self, colors: int) -> Iterator[tuple[str, Tensor, np.ndarray]]:
         """(name, degraded float32 C H W, clean uint8 H W C); gray if `colors` is 1, else as the files are."""
-        degraded = {} if self.pairs is None else dict(read_folder(self.pairs))
-        for name, pixels in read_folder(self.data)[: self.limit]:
+        degraded = {} if self.pairs is None else read_by_name(self.pairs)
+        for name, pixels in islice(read_by_name(self.data).items(), self.limit):
             clean = self.in_colors(pixels, colors)
             if self.pairs is None:
                 yield name, self.degrade(to_tensor(clean)), clean
@@ -93,6 +94,17 @@ class Protocol:
             "psnr": "dB, whole picture, no border, mean over pictures",
             "ssim": "Wang et al. 2004, 11x11 Gaussian of sigma 1.5, valid region, data range 255, mean over channels",
         }
+
+
+def read_by_name(folder: Path) -> dict[str, np.ndarray]:
+    """Every picture of a folder by its name without suffix, sorted. Raises SynergicError for two of one name: pairs are
+    matched and restored pictures saved by it."""
+    pictures: dict[str, np.ndarray] = {}
+    for name, pixels in read_folder(folder):
+        if name in pictures:
+            raise SynergicError(f"{folder}: {name}: expected one picture of this name, got two suffixes; rename one")
+        pictures[name] = pixels
+    return pictures
 
 
 def evaluate(restorer: Restorer, protocol: Protocol, save: Path | None = None) -> dict[str, Any]:

@@ -4,7 +4,6 @@ The only file that imports the image library (libvips). Its threads do not survi
 picture starts its workers with "spawn" or "forkserver" (in a DataLoader, `multiprocessing_context`).
 """
 
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,12 @@ __all__ += ["find_pictures", "from_float", "read_picture", "read_pixels", "to_fl
 pyvips.operation_block_set("VipsForeignLoad", True)  # no loader but these four, whatever a file says it is
 for _loader in ("VipsForeignLoadJpeg", "VipsForeignLoadPng", "VipsForeignLoadTiff", "VipsForeignLoadWebp"):
     pyvips.operation_block_set(_loader, False)
-logging.getLogger("pyvips").addHandler(logging.NullHandler())  # or Python would print libvips' warnings
 pyvips.cache_set_max(0)  # libvips would answer a second read of a path from memory, though the file has changed
+
+
+@pyvips.ffi.def_extern(name="_log_handler_callback")  # type: ignore[untyped-decorator]
+def _unheard(*_: Any) -> None:
+    """In place of pyvips' own handler of libvips' warnings, which itself complains of those that are not UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,16 @@ MAX_PIXELS = 500_000_000
 
 _DTYPES = {"uchar": "uint8", "ushort": "uint16", "float": "float32"}
 _CHANNELS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "scrgb": 3}
-_KEPT = re.compile(r"(icc-profile|exif|xmp|iptc|photoshop)-data|image-description|png-comment-.*|resolution-unit")
+_KEPT = tuple(f"{kind}-data" for kind in ("icc-profile", "exif", "xmp", "iptc", "photoshop"))
+_KEPT += ("image-description", "resolution-unit")
+_COMMENT = "png-comment-"
 _PNG_COLOUR = (b"cHRM", b"cICP", b"cLLI", b"gAMA", b"mDCV", b"sRGB")  # libvips carries none of them
 _XMP_TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 _HARMLESS = re.compile(r"extraneous bytes|JFIF revision|Adobe color transform|Invalid SOS parameters|^\s*$")
+_DENSEST = 32 * 1032  # decoded bytes in a byte of file: deflate's most, from a palette's 1 bit to RGBA; zstd's is less
+_ERRORS = Lock()
 _UNKNOWN_RESOLUTION = 1.0  # pixels per mm: what libvips says of a file that has none
+_GREATEST_RESOLUTION = 1e6  # pixels per mm: what libvips can hold
 
 
 def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -138,17 +147,21 @@ def _is_picture(path: Path, folder: Path) -> bool:
 
 @contextmanager
 def _one_line(path: Path, done: str) -> Iterator[None]:
-    """Turn the errors of the library and the system into one SynergicError with the file's name."""
-    pyvips.vips_lib.vips_error_clear()  # or a warning that an earlier file left behind would be blamed on this one
+    """Turn the errors of the library and the system into one SynergicError with the file's name. One file at a time:
+    libvips keeps one error text for all threads."""
     try:
-        yield
-    except pyvips.Error as error:
-        lines = [line.strip() for line in error.detail.splitlines() if line.strip()]
-        reason = re.sub(r"^\w+: ", "", lines[0].replace(f"{path}: ", "")) if lines else "its contents are damaged"
-        wanted = "expected a whole PNG, JPEG, TIFF or WebP file" if done == "read" else "nothing was written"
+        with _ERRORS:
+            pyvips.vips_lib.vips_error_clear()  # or a warning that an earlier file left would be blamed on this one
+            yield
+    except (pyvips.Error, UnicodeDecodeError) as error:  # the latter where libvips names something that is not UTF-8
+        lines = [line.strip() for line in getattr(error, "detail", "").splitlines() if line.strip()]
+        lines.sort(key=lambda line: not line.startswith("system error: "))  # a full disk, before what follows from it
+        reason = re.sub(r"^[\w ]+: ", "", lines[0].replace(f"{path}: ", "")) if lines else "its contents are damaged"
+        wanted = "expected a whole PNG, JPEG, TIFF or WebP file" if done == "read" else "check the free space"
         raise SynergicError(f"{path}: cannot be {done}: {reason}; {wanted}") from error
     except OSError as error:
-        raise SynergicError(f"{path}: cannot be {done}: {error.strerror}; check the path and its rights") from error
+        wanted = "the path and its rights" if done == "read" else "the path, its rights and free space"
+        raise SynergicError(f"{path}: cannot be {done}: {error.strerror}; check {wanted}") from error
 
 
 def _source(path: Path) -> pyvips.Source:
@@ -188,6 +201,20 @@ def _refuse_unsupported(path: Path, image: pyvips.Image, png_chunks: Mapping[byt
     if image.format not in _DTYPES:
         got = f"{image.format} samples"
         raise SynergicError(f"{path}: expected 8-bit, 16-bit or 32-bit float samples, got {got}; convert it first")
+    contents = path.stat().st_size
+    if not _can_hold(contents, image):
+        size = f"{image.width} x {image.height} pixels"
+        raise SynergicError(f"{path}: expected the contents of {size}, got {contents:,} bytes; the file is truncated")
+
+
+def _can_hold(contents: int, image: pyvips.Image) -> bool:
+    """Can so many bytes of file decode to such an image? libvips may take memory for all of it before it finds their
+    end. WebP and fax (TIFF of 1 bit) need next to none for a flat picture."""
+    loader, bits = image.get("vips-loader"), _field(image, "bits-per-sample", 8)
+    if loader.startswith("webpload") or (loader.startswith("tiffload") and bits == 1):
+        return True
+    decoded = image.width * image.height * image.bands * np.dtype(_DTYPES[image.format]).itemsize
+    return bool(decoded <= contents * _DENSEST)
 
 
 def _decode(image: pyvips.Image) -> np.ndarray:
@@ -224,7 +251,7 @@ def _field(image: pyvips.Image, name: str, default: Any) -> Any:
 def _metadata(image: pyvips.Image, png_chunks: Mapping[bytes, bytes]) -> dict[str, bytes | str | float]:
     """What `write_picture` hands on: what `_KEPT` names, a PNG's colour space, and "xres" and "yres" in pixels per mm
     where known."""
-    metadata = {name: image.get(name) for name in image.get_fields() if _KEPT.fullmatch(name)}
+    metadata = {name: image.get(name) for name in (*_KEPT, *_comments(image)) if image.get_typeof(name)}
     if colour := b"".join(png_chunks[name] for name in _PNG_COLOUR if name in png_chunks):
         metadata["png-colour"] = colour
     if "xmp-data" in metadata and _field(image, "orientation", 1) != 1:  # some readers turn a picture by its XMP
@@ -235,9 +262,17 @@ def _metadata(image: pyvips.Image, png_chunks: Mapping[bytes, bytes]) -> dict[st
         resolution = image.get(name)
         if resolution == _UNKNOWN_RESOLUTION and "exif-data" in metadata:  # libvips overlooks it in a WebP
             resolution = _exif_resolution(image, tag)
-        if resolution != _UNKNOWN_RESOLUTION:
+        if resolution != _UNKNOWN_RESOLUTION and 0 < resolution <= _GREATEST_RESOLUTION:
             metadata[name] = resolution
     return metadata
+
+
+def _comments(image: pyvips.Image) -> list[str]:
+    """The names of a PNG's comments; none if one of them is not UTF-8, for pyvips gives no list then."""
+    try:
+        return [name for name in image.get_fields() if name.startswith(_COMMENT)]
+    except UnicodeDecodeError:
+        return []
 
 
 def _exif_resolution(image: pyvips.Image, tag: str) -> float:
@@ -354,7 +389,7 @@ def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> N
     if writing fails; no part of a file is left behind.
     """
     form = _choose_format(path, picture)
-    with _one_line(path, "written"), whole_file(path, overwrite=overwrite) as unfinished:
+    with whole_file(path, overwrite=overwrite) as unfinished, _one_line(path, "written"):
         _save(unfinished, picture, form)
 
 
@@ -389,7 +424,7 @@ def _save(path: Path, picture: Picture, form: _Format) -> None:
         image = image.bandjoin(_to_image(picture.alpha[:, :, None])).copy(interpretation=image.interpretation)
     image = image.copy(**{name: picture.metadata.get(name, 72 / 25.4) for name in ("xres", "yres")})
     for name, value in picture.metadata.items():
-        if _KEPT.fullmatch(name):
+        if name in _KEPT or name.startswith(_COMMENT):
             kind = pyvips.GValue.blob_type if isinstance(value, bytes) else pyvips.GValue.gstr_type
             image.set_type(kind, name, value)
     image.set_type(pyvips.GValue.gint_type, "orientation", 1)

@@ -25,9 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from synergic.attention import patch_attention, pixel_attention
-
-UNKNOWN_STRENGTH = -1.0
-"""The strength plane's value when the strength is not known; trained like any other value."""
+from synergic.card import UNKNOWN_STRENGTH
 
 QUERIES_AT_ONCE = 512
 """Queries of a whole map that are compared at once when restoring: as fast as all of them, in memory that does not grow
@@ -91,6 +89,8 @@ class SATNetConfig:
             raise ValueError(
                 f"window and halo: expected multiples of the strides' {step}, got {self.window} and {self.halo}"
             )
+        if self.window is not None and self.window > 1024:
+            raise ValueError(f"window: expected at most 1024, got {self.window}; None for the whole picture")
 
 
 BASIC = SATNetConfig()

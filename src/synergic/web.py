@@ -26,10 +26,11 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
 from synergic.batch import Options
+from synergic.card import published_weights
 from synergic.desk import DRAWINGS, Desk, FullError, GoneError, Limits, Run, StoppedError
 from synergic.errors import SynergicError
 from synergic.guard import Guard
-from synergic.weights import published_weights, read_header
+from synergic.weights import read_header
 
 T = TypeVar("T")
 Task = Literal["auto", "denoise", "photo", "jpeg"]
@@ -45,6 +46,12 @@ class TooLargeError(SynergicError):
 
 STATUS: dict[type[Exception], int] = {FullError: 503, GoneError: 404, TooLargeError: 413}
 """HTTP status of an error; 400 for every other SynergicError."""
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "Refused: why, in one line", "content": {"text/plain": {}}},
+    503: {"description": "Full: which limit, in one line; try again later", "content": {"text/plain": {}}},
+}
+"""What the description of the routes says of errors, in place of FastAPI's 422, which none answers with."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -85,7 +92,7 @@ def serve(listening: socket.socket, host: str, limits: Limits, ready: Callable[[
 
 def build_app(desk: Desk) -> Any:
     """The page and its routes as an ASGI application."""
-    app = FastAPI(title="Synergic", docs_url=None, redoc_url=None, lifespan=partial(sweeping, desk))
+    app = FastAPI(title="Synergic", docs_url=None, redoc_url=None, lifespan=partial(sweeping, desk), responses=REFUSALS)
     routes = Routes(desk)
     body: dict[str, Any] = {"requestBody": {"content": {"application/octet-stream": {}}}}
     app.add_api_route("/restore/{name}", routes.restore, methods=["PUT"], openapi_extra=body)

@@ -1,0 +1,216 @@
+"""Kills, Ctrl-C, full disks, read-only folders, inputs that vanish, runs side by side: a clear line, nothing lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import save
+from interrupt import contents
+from synergic.batch import Options, plan_jobs, restore_files
+from synergic.errors import SynergicError
+
+MakeWeights = Callable[..., Path]
+HERE = Path(__file__).parent
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and forks")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, random: np.random.Generator) -> Path:
+    """Nine pictures."""
+    for i in range(9):
+        save(tmp_path / "in" / f"{i}.png", random.integers(0, 256, (60, 50, 3), np.uint8))
+    return tmp_path / "in"
+
+
+def start(*arguments: object, before: str = "") -> subprocess.Popen[str]:
+    """The command as a process of its own, within reach of Ctrl-C; `before`: Python to run first."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += f"{before}\nfrom synergic.cli import main\nmain()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@posix
+def test_killed_runs_lose_nothing() -> None:
+    """`python tests/interrupt.py --count 100` is the same at length."""
+    done = subprocess.run(
+        [sys.executable, HERE / "interrupt.py", "--count", "6"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("6 kills") == 2
+
+
+@posix
+def test_ctrl_c_ends_with_a_summary(folder: Path, make_weights: MakeWeights) -> None:
+    out = folder.parent / "out"
+    command = ("restore", folder, "-o", out, "--weights", make_weights(), "--device", "cpu", "--json")
+    with start(*command) as process:
+        assert process.stdout is not None and process.stderr is not None
+        results = [json.loads(process.stdout.readline())]
+        process.send_signal(signal.SIGINT)
+        results += [json.loads(line) for line in process.stdout]
+        summary, last = [line for line in process.stderr.read().splitlines() if line]  # one ends the terminal's ^C
+    assert process.returncode == 130
+    assert summary == f"synergic: {len(results)} restored, 0 skipped, 0 failed, {9 - len(results)} not done"
+    assert last == "synergic: interrupted; finished files are whole, go on with --resume"
+    assert len(results) < 9
+    assert sorted(contents(out)) == sorted(Path(result["output"]).name for result in results), "and nothing hidden"
+    with start(*command, "--resume") as process:
+        statuses = [json.loads(line)["status"] for line in process.communicate()[0].splitlines()]
+    assert statuses == ["skipped"] * len(results) + ["restored"] * (9 - len(results))
+
+
+@posix
+def test_a_reader_that_stops_listening_is_no_defect(folder: Path, make_weights: MakeWeights) -> None:
+    command = ("restore", folder, "-o", folder.parent / "out", "--weights", make_weights(), "--device", "cpu", "--json")
+    with start(*command) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+@posix
+def test_two_runs_on_one_folder_share_the_work(folder: Path, make_weights: MakeWeights) -> None:
+    out = folder.parent / "out"
+    command = ("restore", folder, "--weights", make_weights(), "--device", "cpu", "--json", "-o")
+    with start(*command, folder.parent / "alone") as alone:
+        alone.communicate()
+    with start(*command, out, "--resume") as first, start(*command, out, "--resume") as second:
+        told = [process.communicate() for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0], told
+    results = [json.loads(line) for output, _ in told for line in output.splitlines()]
+    assert sum(result["status"] == "restored" for result in results) == 9
+    assert sum(result["status"] == "skipped" for result in results) == 9
+    assert contents(out) == contents(folder.parent / "alone")
+
+
+def test_without_resume_the_second_run_says_what_exists(folder: Path, make_weights: MakeWeights) -> None:
+    jobs = plan_jobs([folder], folder.parent / "out")
+    options = Options(weights=str(make_weights()), device="cpu")
+    first, second = restore_files(jobs, options), restore_files(jobs, options)
+    turns = [next(run) for _ in jobs for run in (first, second)]
+    assert [result["status"] for result in turns] == ["restored", "failed"] * 9
+    assert all("exists; pass --overwrite" in result["error"] for result in turns[1::2])
+
+
+# ---- where nothing can be written
+
+
+@posix
+def test_a_limit_on_file_size_is_one_line(folder: Path, make_weights: MakeWeights) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))"
+    out = folder.parent / "out"
+    with start("restore", folder, "-o", out, "--weights", make_weights(), "--device", "cpu", before=limit) as process:
+        lines = process.communicate()[1].splitlines()
+    assert process.returncode == 1
+    assert len(lines) == 9
+    assert all("cannot be written: " in line and "File too large" in line for line in lines), lines
+    assert contents(out) == {}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 40 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("a small disk can only be mounted by the superuser")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tmpfs")
+def test_a_full_disk_and_a_read_only_one(folder: Path, small_disk: Path, make_weights: MakeWeights) -> None:
+    out = small_disk / "out"
+    jobs, options = plan_jobs([folder], out), Options(weights=str(make_weights()), device="cpu")
+    results = list(restore_files(jobs, options))
+    statuses = [result["status"] for result in results]
+    assert statuses == ["restored"] * 3 + ["failed"] * 6, "three files of 9 kB fit"
+    assert all("No space left on device" in result["error"] for result in results[3:]), results[3]
+    kept = contents(out)
+    assert len(kept) == 3
+    overwriting = Options(weights=str(make_weights()), device="cpu", overwrite=True)
+    results = list(restore_files(jobs[:1], overwriting))
+    assert "No space left on device" in results[0]["error"], "for the new one beside the old one"
+    assert contents(out) == kept
+
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    results = list(restore_files(jobs, overwriting))
+    assert all("Read-only file system" in result["error"] for result in results)
+    assert contents(out) == kept
+    assert all(len(result["error"].splitlines()) == 1 for result in results)
+
+
+@posix
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_folder_without_rights(folder: Path, make_weights: MakeWeights) -> None:
+    (folder.parent / "out").mkdir(mode=0o500)
+    (result, *_) = restore_files(plan_jobs([folder], folder.parent / "out"), Options(weights=str(make_weights())))
+    assert "cannot be written: Permission denied; check the path, its rights" in result["error"]
+
+
+def test_the_output_is_where_a_file_is(folder: Path, make_weights: MakeWeights) -> None:
+    (folder.parent / "out").write_text("a file of the name that the folder was to have")
+    (result, *_) = restore_files(plan_jobs([folder], folder.parent / "out"), Options(weights=str(make_weights())))
+    assert "cannot be written: " in result["error"]
+
+
+# ---- inputs and outputs that are not apart
+
+
+def test_an_input_that_vanishes(folder: Path, make_weights: MakeWeights) -> None:
+    jobs = plan_jobs([folder], folder.parent / "out")
+    (folder / "4.png").unlink()
+    results = list(restore_files(jobs, Options(weights=str(make_weights()), device="cpu")))
+    assert [result["status"] for result in results] == ["restored"] * 4 + ["failed"] + ["restored"] * 4
+    assert results[4]["error"].endswith("4.png: expected a picture file, but there is none; check the path")
+
+
+@pytest.mark.parametrize("by", ["name", "folder", "symbolic link", "hard link", "detour"])
+def test_an_output_that_is_an_input_is_refused_before_anything_is_written(folder: Path, by: str) -> None:
+    before, other = contents(folder), folder.parent / "other"
+    inputs, output = {
+        "name": ([folder / "0.png"], folder / "0.png"),
+        "folder": ([folder], folder),
+        "symbolic link": ([folder], other),
+        "hard link": ([folder / "0.png"], other / "0.png"),
+        "detour": ([folder], folder / ".." / folder.name),
+    }[by]
+    if by == "symbolic link":
+        other.symlink_to(folder)
+    if by == "hard link":
+        other.mkdir()
+        (other / "0.png").hardlink_to(folder / "0.png")
+    with pytest.raises(
+        SynergicError, match=r"0\.png: expected an output apart from the inputs, got one of them; choose"
+    ):
+        plan_jobs(inputs, output)
+    assert contents(folder) == before
+
+
+def test_an_output_that_another_job_has_yet_to_read_is_refused(folder: Path) -> None:
+    (folder / "link.png").symlink_to(save(folder.parent / "out" / "0.png", np.zeros((4, 4, 1), np.uint8)))
+    with pytest.raises(SynergicError, match=r"out/0\.png: expected an output apart from the inputs"):
+        plan_jobs([folder], folder.parent / "out")
+
+
+def test_an_output_folder_inside_the_input_is_no_input(folder: Path, make_weights: MakeWeights) -> None:
+    options = Options(weights=str(make_weights()), device="cpu")
+    for statuses in (["restored"] * 9, ["skipped"] * 9):
+        jobs = plan_jobs([folder], folder / "clean")
+        assert [result["status"] for result in restore_files(jobs, options, resume=True)] == statuses
+    assert len(contents(folder)) == 18
+    assert len(plan_jobs([folder / "clean"], folder)) == 9, "an input inside the output is one"

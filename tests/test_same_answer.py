@@ -1,0 +1,99 @@
+"""The same answer: every time, with any number of threads, in tiles as whole."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage.data import astronaut, coffee, rocket
+
+from conftest import save
+from synergic import Restorer
+from synergic.batch import Job, Options, restore_files
+from synergic.tiling import map_tiles
+from tiles import align_of, degrade, psnr, restore, seams, strips, widened
+
+MakeWeights = Callable[..., Path]
+CROP = np.ascontiguousarray(astronaut()[:140, 200:340])
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Puts the number of threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["photo", "gray-denoise"])
+def test_twenty_times_the_same_bytes(name: str) -> None:
+    restorer = Restorer.from_pretrained(name, device="cpu", tile_size=128)
+    answers = {restorer(CROP).tobytes() for _ in range(19)}
+    answers.add(Restorer.from_pretrained(name, device="cpu", tile_size=128)(CROP).tobytes())
+    assert len(answers) == 1
+
+
+def test_files_are_the_same_byte_for_byte(tmp_path: Path, make_weights: MakeWeights) -> None:
+    options = Options(weights=str(make_weights()), device="cpu")
+    for suffix in (".png", ".jpg", ".tif", ".webp"):
+        source = save(tmp_path / f"in{suffix}", CROP)
+        targets = [tmp_path / f"{i}{suffix}" for i in range(3)]
+        list(restore_files([Job(source, target) for target in targets], options))
+        assert len({target.read_bytes() for target in targets}) == 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["photo", "gray-denoise"])
+def test_thread_counts_agree_to_one_level(name: str, precision: str, threads: None) -> None:
+    restorer = Restorer.from_pretrained(name, device="cpu", precision=precision)
+    answers = []
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        answers.append(restorer(CROP).astype(int))
+    assert max(np.abs(answer - answers[0]).max() for answer in answers) <= 1
+
+
+@pytest.mark.parametrize("name", ["photo", "gray-denoise"])
+@pytest.mark.parametrize("picture", [coffee, rocket])
+def test_tiles_agree_with_the_whole_picture_and_meet_without_a_seam(
+    name: str, picture: Callable[[], np.ndarray]
+) -> None:
+    """Ten photographs at length: `python tests/tiles.py ../shared/data/eval/live1`."""
+    restorer = Restorer.from_pretrained(name, device="cpu")
+    whole, tiled = restore(restorer, degrade(widened(picture()[100:300]), name))
+    assert psnr(whole, tiled) > 50
+    found = seams(whole, tiled, restorer.tile_size, align_of(restorer))
+    assert len(found) == 1, "two tiles"
+    assert max(map(abs, found)) < 0.02
+
+
+def test_the_detector_finds_a_seam() -> None:
+    """Tiles that start anywhere but where the windows do, a bare edge of two levels, and a strip that is too smooth."""
+    noisy = degrade(np.full((300, 900, 3), 128, np.uint8), "gray-denoise")
+    smooth = np.cumsum(np.cumsum(noisy - 0.5, 0), 1) / 500
+    ((start, stop),) = strips(900, 512, 64)
+    assert max(map(abs, seams(smooth, smooth, 512, 64))) == 0
+    edge, soft = smooth.copy(), smooth.copy()
+    edge[:, (start + stop) // 2 :] += 2 / 255
+    soft[:, start:stop] = (smooth[:, start:stop] + np.roll(smooth, 3, axis=1)[:, start:stop]) / 2
+    for picture in (edge, soft):
+        assert max(map(abs, seams(smooth, picture, 512, 64))) > 0.02
+
+
+def test_tiles_start_where_windows_do(make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gates that see nothing of the tile, aligned tiles are the whole picture away from their borders."""
+    monkeypatch.setattr("synergic.network.BranchGate.weights", lambda _, x: torch.full((len(x), *x[0].shape[:2]), 0.5))
+    weights = make_weights(window=8, halo=4, patch_size=5)
+    restorer = Restorer.from_pretrained(weights, device="cpu", precision="float32")
+    degraded = np.random.default_rng(0).random((20, 300, 1)).astype(np.float32)
+    whole, tiled = restore(restorer, degraded, 128)
+    assert align_of(restorer) == 16
+    np.testing.assert_allclose(tiled, whole, atol=1e-4)
+    monkeypatch.setattr("synergic.tiling.map_tiles", unaligned)
+    assert np.abs(replace(restorer, tile_size=128)(degraded) - whole).max() > 4e-4
+
+
+def unaligned(*arguments: object) -> np.ndarray:
+    return map_tiles(*arguments[:5])  # type: ignore[arg-type]
