@@ -13,18 +13,18 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["recipes", "page", "cluster", "export", "weights", "training", "api", "results", "limits", "performance", "paper"]
+ORDER = [
     "recipes",
     "page",
     "cluster",
     "export",
+    "weights",
     "training",
     "api",
     "results",
     "limits",
     "performance",
     "paper",
-    "ablation",
 ]
 """Of the pages; those not named here follow by name."""
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
