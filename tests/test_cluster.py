@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from conftest import save
+from synergic import cli
 from synergic.batch import Job, Options, plan_jobs, restore_files
 from synergic.cluster import answers, check_address, is_loopback
 from synergic.errors import SynergicError
@@ -153,6 +154,25 @@ def test_other_machines_need_a_token(address: str, monkeypatch: pytest.MonkeyPat
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(SynergicError, match="--cluster: expected HOST:PORT, auto, or nothing"):
         check_address(address)
+
+
+def test_without_ray_it_says_what_to_install(
+    tmp_path: Path,
+    make_weights: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+    monkeypatch.setitem(sys.modules, "ray", None)
+    source = save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8))
+    arguments = ["restore", source, "-o", tmp_path / "out", "--weights", make_weights(), "--cluster"]
+    monkeypatch.setattr(sys, "argv", ["synergic", *map(str, arguments)])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    told = capsys.readouterr().err
+    assert told == "synergic: --cluster: expected ray, got none; run pip install 'synergic[cluster]'\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_loopback() -> None:
