@@ -12,21 +12,26 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from skimage.data import camera
 from torch import Generator, Tensor, nn
 
 from synergic import Restorer
 from synergic.compare import classical_methods
 from synergic.data import read_folder, to_tensor
 from synergic.degradations import add_gaussian_noise
+from synergic.engine import OnnxRestorer
+from synergic.export import export
 from synergic.figures import COLORS, new_figure, save_figure
 from synergic.hardware import describe
 from synergic.images import from_float
@@ -61,6 +66,9 @@ def contestants() -> dict[str, Contestant]:
     return {
         "gray-denoise, through tiles": Contestant(restorer, half, measured),
         "gray-denoise, bare network": Contestant(bare, half),
+        "ONNX Runtime, float32, through tiles": Contestant(onnx_runtime, half, measured),
+        "ONNX Runtime, convolutions in int8, through tiles": Contestant(int8, half, measured),
+        **({"OpenVINO, through tiles": Contestant(openvino, half, measured)} if find_spec("openvino") else {}),
         "basic edition": Contestant(partial(network, "basic", torch.bfloat16), basic),
         "enhanced edition": Contestant(partial(network, "enhanced", torch.bfloat16), enhanced),
         "half edition, textbook form, float32": Contestant(partial(textbook, "half"), half),
@@ -81,6 +89,55 @@ def bare() -> Run:
     """The same without tiles and blending."""
     shipped = Restorer.from_pretrained("gray-denoise", device="cpu")
     return lambda picture: shipped.tensor(to_tensor(picture)[None], sigma=SIGMA)[0, 0].numpy()[..., None]
+
+
+def onnx_runtime() -> Run:
+    """The shipped weights as `restore --engine onnx` runs them."""
+    return partial(OnnxRestorer.from_file(exported()), sigma=SIGMA)
+
+
+def exported() -> Path:
+    """The shipped weights as an ONNX model."""
+    path = Path(mkdtemp()) / "model.onnx"
+    export("gray-denoise", path)
+    return path
+
+
+def int8() -> Run:
+    """The same with its convolutions quantized, the ranges of their inputs taken from a noisy photograph."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Photograph(CalibrationDataReader):  # type: ignore[misc]  # Any where ONNX Runtime is not installed
+        def __init__(self) -> None:
+            picture = to_tensor(np.ascontiguousarray(camera())[..., None])
+            noisy = (add_gaussian_noise(picture, sigma, Generator().manual_seed(0)) for sigma in (15, SIGMA, 50))
+            plane = np.full((1, 1, *picture.shape[1:]), SIGMA / 255, np.float32)
+            self.pictures = [{"input": degraded[None].numpy(), "sigma": plane} for degraded in noisy]
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return self.pictures.pop() if self.pictures else None
+
+    whole = exported()
+    small = whole.with_name("int8.onnx")
+    types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
+    quantize_static(whole, small, Photograph(), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"], **types)
+    return partial(OnnxRestorer.from_file(small), sigma=SIGMA)
+
+
+def openvino() -> Run:
+    """The ONNX model by OpenVINO, in the precision that it chooses."""
+    from openvino import Core
+
+    class Session:
+        """As ONNX Runtime's."""
+
+        compiled = Core().compile_model(exported(), "CPU")
+
+        def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [self.compiled(inputs)[name] for name in names]
+
+    restorer = OnnxRestorer.from_file(exported())
+    return partial(replace(restorer, model=replace(restorer.model, session=Session())), sigma=SIGMA)
 
 
 def network(edition: str, precision: torch.dtype) -> Run:

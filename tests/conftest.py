@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from synergic import Restorer
+from synergic.card import Card, Task
 from synergic.images import Picture, write_picture
 from synergic.network import SATNet, SATNetConfig
-from synergic.weights import Card, Task, save_weights
+from synergic.weights import save_weights
 
 torch.set_num_threads(1)  # the tensors of the tests are small
 

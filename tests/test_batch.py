@@ -101,7 +101,7 @@ def test_an_empty_folder_and_a_missing_one(tmp_path: Path) -> None:
 def test_the_task_follows_the_file_and_the_options(
     asked: dict[str, object], jpeg_quality: int | None, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("synergic.weights.published_weights", lambda: {"photo": Path(), "gray-denoise": Path()})
+    monkeypatch.setattr("synergic.card.published_weights", lambda: {"photo": Path(), "gray-denoise": Path()})
     picture = Picture(np.zeros((1, 1, 3), np.uint8), None, {}, jpeg_quality)
     assert Options(**asked).task_for(picture) == task  # type: ignore[arg-type]
 
@@ -110,7 +110,7 @@ def test_a_coarse_jpeg_goes_to_jpeg_weights_with_its_own_quality(
     make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = {"photo": make_weights("photo", 3), "gray-jpeg": make_weights("jpeg", 1)}
-    monkeypatch.setattr("synergic.weights.published_weights", lambda: published)
+    monkeypatch.setattr("synergic.card.published_weights", lambda: published)
     asked = Options(device="cpu")
     picture = Picture(np.zeros((1, 1, 3), np.uint8), None, {}, 30)
     restorer = asked.restorer(picture)

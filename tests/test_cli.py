@@ -151,7 +151,7 @@ def test_evaluate_writes_the_contract(
 def test_weights_lists_every_published_file(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, make_weights: MakeWeights
 ) -> None:
-    monkeypatch.setattr("synergic.weights.published_weights", lambda: {"tiny": make_weights()})
+    monkeypatch.setattr("synergic.card.published_weights", lambda: {"tiny": make_weights()})
     code, out, _ = call(capsys, monkeypatch, "weights", "--json")
     assert code == 0
     assert json.loads(out)[0]["licence"] == "CC0"

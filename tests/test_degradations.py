@@ -8,6 +8,7 @@ import skimage.data
 import torch
 from torch import Generator, Tensor
 
+from synergic.card import UNKNOWN_STRENGTH
 from synergic.data import to_tensor
 from synergic.degradations import (
     JPEG,
@@ -28,7 +29,6 @@ from synergic.degradations import (
     uniform,
 )
 from synergic.errors import SynergicError
-from synergic.network import UNKNOWN_STRENGTH
 
 CAMERA = to_tensor(skimage.data.camera()[..., None])  # 1 512 512
 

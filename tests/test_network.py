@@ -9,12 +9,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from synergic.card import UNKNOWN_STRENGTH
 from synergic.network import (
     BASIC,
     EDITIONS,
     ENHANCED,
     HALF,
-    UNKNOWN_STRENGTH,
     BranchGate,
     LocalAttention,
     NonLocalAttention,

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-import synergic.restore as module
 from synergic import Restorer, SATNet, SynergicError, tiling
 
 MakeWeights = Callable[..., Path]
@@ -103,7 +102,7 @@ def test_out_of_memory_halves_the_tile(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(function, pixels, tile_size, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "map_tiles", limited)
+    monkeypatch.setattr(tiling, "map_tiles", limited)
     restored = restorer_of(path, tile_size=512)(image)
     assert sizes == [512, 256, 128]
     monkeypatch.undo()
@@ -144,7 +143,7 @@ def test_memory_that_ends_half_way_gives_the_answer_of_tiles_that_fit(
 STARVE = """
 import re, resource, sys
 import numpy as np, torch
-import synergic.restore as module
+import synergic.tiling as module
 from synergic import Restorer
 
 torch.set_num_threads(1)
@@ -199,7 +198,7 @@ def test_out_of_memory_at_the_smallest_tile_is_one_line(
     def full(*_: object) -> np.ndarray:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
 
-    monkeypatch.setattr(module, "map_tiles", full)
+    monkeypatch.setattr(tiling, "map_tiles", full)
     with pytest.raises(SynergicError, match="expected enough for tiles of 200"):
         restorer_of(make_weights(), tile_size=200)(np.zeros((4, 4), np.uint8))
 
@@ -208,7 +207,7 @@ def test_other_runtime_errors_pass(make_weights: MakeWeights, monkeypatch: pytes
     def broken(*_: object) -> np.ndarray:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(module, "map_tiles", broken)
+    monkeypatch.setattr(tiling, "map_tiles", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         restorer_of(make_weights())(np.zeros((4, 4), np.uint8))
 

@@ -12,6 +12,7 @@ from skimage.data import astronaut, coffee, rocket
 from conftest import save
 from synergic import Restorer
 from synergic.batch import Job, Options, restore_files
+from synergic.tiling import map_tiles
 from tiles import align_of, degrade, psnr, restore, seams, strips, widened
 
 MakeWeights = Callable[..., Path]
@@ -90,11 +91,9 @@ def test_tiles_start_where_windows_do(make_weights: MakeWeights, monkeypatch: py
     whole, tiled = restore(restorer, degraded, 128)
     assert align_of(restorer) == 16
     np.testing.assert_allclose(tiled, whole, atol=1e-4)
-    monkeypatch.setattr("synergic.restore.map_tiles", unaligned)
+    monkeypatch.setattr("synergic.tiling.map_tiles", unaligned)
     assert np.abs(replace(restorer, tile_size=128)(degraded) - whole).max() > 4e-4
 
 
 def unaligned(*arguments: object) -> np.ndarray:
-    from synergic.tiling import map_tiles
-
     return map_tiles(*arguments[:5])  # type: ignore[arg-type]

@@ -1,8 +1,10 @@
 import json
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from conftest import tiny_card, tiny_network
+from synergic.card import published_weights
 from synergic.errors import SynergicError
-from synergic.weights import load_weights, published_weights, read_header, save_weights
+from synergic.weights import load_weights, read_header, save_weights
 
 MakeWeights = Callable[..., Path]
 
@@ -112,3 +115,36 @@ def test_published_weights_load_and_say_what_they_are(name: str) -> None:
     assert card.licence
     assert card.scores
     assert network.config.conditioned
+
+
+@pytest.mark.parametrize("colors", [1, 3])
+@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({"blocks": 2, "depth": 2}, 31),
+        ({"extraction": "plain", "downscale": 1, "channels": 16}, 33),
+        ({"local_attention": False, "embedding": 6}, 13),
+        ({"nonlocal_attention": None}, 22),
+    ],
+)
+def test_the_documented_tensors_are_those_of_the_network(
+    colors: int, conditioned: bool, changes: dict[str, Any], rows: int
+) -> None:
+    """Every tensor is a row of docs/weights.md, with its shape."""
+    text = (Path(__file__).parents[1] / "docs" / "weights.md").read_text()
+    table = dict(re.findall(r"^\| `(\S+\.\S+)` \| (.+?) \|", text, re.MULTILINE))
+    assert len(table) == 37
+    network = tiny_network(colors, conditioned, **changes)
+    c, planes = network.config, colors * network.config.downscale**2
+    letters = {"C": c.channels, "H": c.channels // 2, "E": c.embedding, "P": planes, "I": planes + c.conditioned}
+    found = set()
+    for key, tensor in network.state_dict().items():
+        name = re.sub(r"^blocks\.\d+", "blocks.b", key)
+        layers = ("3d", "3d+1") if c.extraction == "plain" else ("d", "d", "d")
+        name = re.sub(r"(?<=extraction\.)\d+", lambda at: layers[int(at[0]) % 3], name)  # noqa: B023
+        shape = table[name].replace("one number", "").replace("one int64", "")
+        assert list(tensor.shape) == ([eval(size, letters) for size in shape.split(", ")] if shape else []), key
+        assert tensor.dtype == (torch.int64 if table[name] == "one int64" else torch.float32)
+        found.add(name)
+    assert len(found) == rows, "rows of the table that this network has"

@@ -17,8 +17,7 @@ from synergic import Restorer
 from synergic.data import read_folder, to_colors, to_tensor
 from synergic.degradations import CameraNoise, add_gaussian_noise
 from synergic.metrics import decibels
-from synergic.restore import OVERLAP, TILE_SIZE
-from synergic.tiling import axis_spans
+from synergic.tiling import OVERLAP, TILE_SIZE, axis_spans
 
 NOISE = CameraNoise(shot_min=3e-3, shot_max=3e-3, clean=0)
 

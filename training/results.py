@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from synergic.card import published_weights
 from synergic.network import SATNet, count_parameters
-from synergic.weights import published_weights, read_header
+from synergic.weights import read_header
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"

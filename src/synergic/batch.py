@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from synergic.card import Task, weights_for
+from synergic.engine import OnnxRestorer
 from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
 from synergic.images import (
@@ -19,9 +21,10 @@ from synergic.images import (
     read_picture,
     write_picture,
 )
-from synergic.restore import TILE_SIZE, Restorer
-from synergic.tiling import Progress
-from synergic.weights import Task, weights_for
+from synergic.tiling import TILE_SIZE, Progress
+
+if TYPE_CHECKING:
+    from synergic.restore import Restorer
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,6 +47,7 @@ class Options:
 
     task: Literal["auto", "denoise", "photo", "jpeg"] = "auto"
     weights: str | None = None
+    engine: Literal["torch", "onnx"] = "torch"
     sigma: float | None = None
     quality: int | None = None
     strength: float = 1.0
@@ -53,12 +57,15 @@ class Options:
     ensemble: bool = False
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
-    loaded: dict[str, Restorer] = field(default_factory=dict)
+    loaded: dict[str, "Restorer"] = field(default_factory=dict)
+    """By the name of their weights; with the engine onnx an OnnxRestorer, which restores pictures alike."""
 
     def check(self) -> None:
         """Refuse wrong usage before the first picture is touched."""
         if not 0 <= self.strength <= 1:
             raise SynergicError(f"strength: expected 0 to 1, got {self.strength}")
+        if self.engine == "onnx" and self.weights is None:
+            raise SynergicError("engine onnx: expected --weights with a model from `synergic export`, got none")
         task = self.asked_task()
         if self.weights is not None or task is not None:
             name = self.weights or weights_for(task, colors=3)  # type: ignore[arg-type]
@@ -77,19 +84,27 @@ class Options:
         coarse = picture.jpeg_quality is not None and picture.jpeg_quality < COARSE_QUALITY
         return self.asked_task() or ("jpeg" if coarse and has_weights("jpeg", picture) else "photo")
 
-    def restorer(self, picture: Picture) -> Restorer:
+    def restorer(self, picture: Picture) -> "Restorer":
         """The restorer for this picture."""
         return self.load(self.weights or weights_for(self.task_for(picture), picture.pixels.shape[2]))
 
-    def load(self, name: str) -> Restorer:
+    def load(self, name: str) -> "Restorer":
         """A restorer by the name of its weights, loaded once."""
         if name not in self.loaded:
-            self.loaded[name] = Restorer.from_pretrained(
+            self.loaded[name] = self.maker()(
                 name, device=self.device, precision=self.precision, tile_size=self.tile_size, ensemble=self.ensemble
             )
         return self.loaded[name]
 
-    def quality_for(self, picture: Picture, restorer: Restorer) -> int | None:
+    def maker(self) -> Any:
+        """What makes the engine's restorers; PyTorch, which takes a while, is imported only for its own."""
+        if self.engine == "onnx":
+            return OnnxRestorer.from_file
+        from synergic.restore import Restorer
+
+        return Restorer.from_pretrained
+
+    def quality_for(self, picture: Picture, restorer: "Restorer") -> int | None:
         """The quality given, or for JPEG weights the one that the file's own tables say."""
         if self.quality is not None or restorer.card.task != "jpeg":
             return self.quality

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path)
 TASKS = click.Choice(["auto", "denoise", "photo", "jpeg"])
 PRECISIONS = click.Choice(["auto", "float32", "bfloat16"])
+TARGET = "MODEL.onnx; NAME.dtmodel for darktable; NAME.safetensors for spandrel."
+ENGINE = "onnx runs --weights MODEL.onnx, written by export, with ONNX Runtime."
 
 
 def main() -> None:
@@ -84,6 +86,7 @@ def command() -> None:
 @click.option("-o", "--output", required=True, type=FOLDER, help="A file for one input file; else a folder.")
 @click.option("--task", type=TASKS, default="auto", show_default=True, help="What to remove; auto decides by the file.")
 @click.option("--weights", help="Published weights by name, or a weights file, in place of the task's.")
+@click.option("--engine", type=click.Choice(["torch", "onnx"]), default="torch", show_default=True, help=ENGINE)
 @click.option("--sigma", type=float, help="Noise level, 0-255 scale (denoise, photo). Unknown unless given.")
 @click.option("--quality", type=int, help="JPEG quality, 1-100 (jpeg). Read from the file unless given.")
 @click.option("--strength", type=float, default=1.0, show_default=True, help="Blend: 0 the input, 1 fully restored.")
@@ -178,8 +181,9 @@ def weights(as_json: bool) -> None:
     """Published weights: task, parameters, training data, licence, measured scores."""
     from dataclasses import asdict
 
+    from synergic.card import published_weights
     from synergic.network import SATNet, count_parameters
-    from synergic.weights import published_weights, read_header
+    from synergic.weights import read_header
 
     headers = [read_header(path) for path in published_weights().values()]
     sizes = [count_parameters(SATNet(config)) for config, _ in headers]
@@ -312,12 +316,12 @@ def compare(
     output: Path, name: str | None, device: str, precision: str, overwrite: bool, data: Path, **asked: Any
 ) -> None:
     """The network beside classical methods on clean pictures: table, report, contact sheet with zoomed crops."""
+    from synergic.card import weights_for
     from synergic.compare import compare, draw_sheet, table
     from synergic.evaluate import Protocol
     from synergic.figures import check_figure
     from synergic.images import find_pictures, read_pixels
     from synergic.restore import Restorer
-    from synergic.weights import weights_for
 
     if (asked["sigma"] is None) == (asked["quality"] is None):
         raise SynergicError("compare: expected one of --sigma and --quality; pass how the pictures are to be degraded")
@@ -394,6 +398,32 @@ def ablate(
     wanted = protocols(runs[0].recipe, folders or [runs[0].recipe.validation], **levels)
     ablate(runs, wanted, accelerator, click.echo)
     click.echo(write_results(folder))
+
+
+@command.command()
+@click.option("--weights", "name", required=True, help="Published weights by name, or a weights file.")
+@click.option("-o", "--output", "target", required=True, type=FOLDER, help=TARGET)
+@click.option("--for", "program", type=click.Choice(["darktable", "spandrel"]), help="Package it for this program.")
+@click.option("--blind", is_flag=True, help="Leave out the strength: the model works with it unknown.")
+@click.option("--overwrite", is_flag=True, help="Replace a model that exists.")
+def export(name: str, target: Path, program: str | None, blind: bool, overwrite: bool) -> None:
+    """Write weights as an ONNX model, checked against the network in numbers."""
+    if program == "spandrel":
+        from synergic.weights import load_weights, save_state_dict
+
+        if target.suffix != ".safetensors":
+            raise SynergicError(f"{target}: expected a name that ends in .safetensors")
+        save_state_dict(target, *load_weights(name), overwrite=overwrite)
+        click.echo(f"{target}: written")
+        return
+    try:
+        from synergic.export import export
+    except ModuleNotFoundError as error:
+        raise SynergicError(f"export: expected {error.name}, got none; run pip install 'synergic[onnx]'") from None
+    errors = export(name, target, darktable=program == "darktable", blind=blind, overwrite=overwrite)
+    for (height, width), relative in errors.items():
+        click.echo(f"{width} x {height} pixels: relative error {relative:.1e}")
+    click.echo(f"{target}: written")
 
 
 @command.command()

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from synergic.card import UNKNOWN_STRENGTH
 from synergic.errors import SynergicError
 from synergic.images import compress_jpeg
-from synergic.network import UNKNOWN_STRENGTH
 
 
 class Degradation(Protocol):

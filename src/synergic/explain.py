@@ -19,8 +19,8 @@ from synergic.errors import SynergicError
 from synergic.figures import COLORS, HEAT, dark_edge, new_figure, outline, save_figure, show
 from synergic.images import to_float
 from synergic.network import NonLocalAttention, SynergicBlock
-from synergic.restore import OVERLAP, Restorer, checked
-from synergic.tiling import Progress, map_tiles
+from synergic.restore import Restorer
+from synergic.tiling import OVERLAP, Progress, checked, map_tiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,9 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from synergic.attention import patch_attention, pixel_attention
-
-UNKNOWN_STRENGTH = -1.0
-"""The strength plane's value when the strength is not known; trained like any other value."""
+from synergic.card import UNKNOWN_STRENGTH
 
 QUERIES_AT_ONCE = 512
 """Queries of a whole map that are compared at once when restoring: as fast as all of them, in memory that does not grow

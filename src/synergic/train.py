@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
+from synergic.card import Card, Task
 from synergic.config import read_config
 from synergic.data import Batch, Crops, read_folder, scaled, to_uint8
 from synergic.degradations import JPEG, CameraNoise, GaussianNoise
@@ -28,7 +29,7 @@ from synergic.hardware import describe, has_bfloat16, pick_device
 from synergic.metrics import psnr
 from synergic.muon import Muon
 from synergic.network import EDITIONS, SATNet, SATNetConfig, count_parameters
-from synergic.weights import Card, Task, load_weights, open_safetensors, save_tensors, save_weights
+from synergic.weights import load_weights, open_safetensors, save_tensors, save_weights
 
 DEGRADATIONS: dict[Task, type[GaussianNoise | CameraNoise | JPEG]] = {
     "denoise": GaussianNoise,

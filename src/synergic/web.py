@@ -26,10 +26,11 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
 from synergic.batch import Options
+from synergic.card import published_weights
 from synergic.desk import DRAWINGS, Desk, FullError, GoneError, Limits, Run, StoppedError
 from synergic.errors import SynergicError
 from synergic.guard import Guard
-from synergic.weights import published_weights, read_header
+from synergic.weights import read_header
 
 T = TypeVar("T")
 Task = Literal["auto", "denoise", "photo", "jpeg"]

@@ -1,56 +1,30 @@
 """Weights that describe themselves: one safetensors file with configuration, task, training, data and scores."""
 
 import json
-from dataclasses import asdict, dataclass, field
-from importlib.resources import files
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from synergic.card import Card, find_weights
 from synergic.config import read_config
 from synergic.errors import SynergicError
 from synergic.files import whole_file
 from synergic.network import SATNet, SATNetConfig
 
-Task = Literal["denoise", "photo", "jpeg"]
-
 FORMAT = "synergic-1"
+STATE_DICT_FORMAT = "synergic-state-dict-1"
+CONFIG_KEY = "config"
+"""The tensor that holds the configuration where a program reads nothing but tensors."""
 MAX_BYTES = 1 << 30
 """The largest file that is opened as weights: two hundred times the published ones."""
 
 _TYPES = {torch.float32: "F32", torch.int64: "I64"}  # as safetensors writes the types that a network holds
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a weights file says of itself."""
-
-    name: str
-    """Name under which it is published, such as gray-denoise."""
-    task: Task
-    """The degradation it removes."""
-    data: str
-    """Pictures it was trained on."""
-    licence: str
-    """Licence of that data."""
-    steps: int
-    """Training steps behind these weights, those of the weights they started from included."""
-    seconds: float
-    """Wall-clock seconds of these steps."""
-    hardware: str
-    """What it was trained on."""
-    recipe: dict[str, Any]
-    """The complete training recipe: seed, crop and batch size, learning rate and the rest."""
-    scores: dict[str, float] = field(default_factory=dict)
-    """Measured PSNR in dB by protocol, such as {"Set12, sigma 25": 30.44}."""
-    protocol: str = ""
-    """How the scores were measured."""
-    limits: str = ""
-    """Known limits."""
 
 
 def save_weights(path: Path, network: SATNet, card: Card) -> None:
@@ -60,9 +34,9 @@ def save_weights(path: Path, network: SATNet, card: Card) -> None:
     save_tensors(path, tensors, metadata)
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, replacing an older one; it appears whole or not at all. Raises SynergicError."""
-    with whole_file(path, overwrite=True) as unfinished:
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], *, overwrite: bool = True) -> None:
+    """Write a safetensors file; it appears whole or not at all. Raises SynergicError."""
+    with whole_file(path, overwrite=overwrite) as unfinished:
         try:
             save_file(tensors, unfinished, metadata)
         except SafetensorError as error:
@@ -75,21 +49,13 @@ def load_weights(name_or_path: str | Path) -> tuple[SATNet, Card]:
     """
     path = find_weights(name_or_path)
     config, card = read_header(path)
-    with torch.device("meta"):  # no memory before the file has shown that it holds such a network
-        network = SATNet(config).eval()
-    expected = {key: f"{_TYPES[tensor.dtype]} {list(tensor.shape)}" for key, tensor in network.state_dict().items()}
+    network = unfilled(config)
     with open_safetensors(path) as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         held = {key: f"{part.get_dtype()} {part.get_shape()}" for key, part in slices.items()}
-        for key in sorted(expected.keys() | held.keys()):
-            want, got = expected.get(key, "none"), held.get(key, "none")
-            if want != got:
-                raise SynergicError(f"{path}: {key}: expected {want}, got {got}; the file is damaged")
-        tensors = {key: file.get_tensor(key) for key in expected}
-    for key, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise SynergicError(f"{path}: {key}: expected finite values, got NaN or infinity; the file is damaged")
-    network.to_empty(device="cpu").load_state_dict(tensors)
+        check_tensors(network, held, path)
+        tensors = {key: file.get_tensor(key) for key in held}
+    fill(network, tensors, path)
     return network, card
 
 
@@ -113,39 +79,6 @@ def read_header(path: Path) -> tuple[SATNetConfig, Card]:
     return read_config(SATNetConfig, config, path), read_config(Card, card, path)
 
 
-def published_weights() -> dict[str, Path]:
-    """Weights inside the package, by name."""
-    folder = Path(str(files("synergic") / "published"))
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
-
-
-def weights_for(task: Task, colors: int) -> str:
-    """The published weights that serve a task on gray (1) or colour (3) pictures best."""
-    own, other = ("gray", "color") if colors == 1 else ("color", "gray")
-    candidates = [task, f"{own}-{task}", f"{other}-{task}"]
-    published = published_weights()
-    for name in candidates:
-        if name in published:
-            return name
-    raise SynergicError(
-        f"task {task}: expected published weights for it, got only {', '.join(published)}; pass --weights"
-    )
-
-
-def find_weights(name_or_path: str | Path) -> Path:
-    """The file of published weights, or the file itself."""
-    published = published_weights()
-    if str(name_or_path) in published:
-        return published[str(name_or_path)]
-    path = Path(name_or_path)
-    if not path.is_file():
-        names = ", ".join(published) or "none yet"
-        raise SynergicError(
-            f"{name_or_path}: expected a weights file or a published name, got neither; published: {names}"
-        )
-    return path
-
-
 def open_safetensors(path: Path) -> Any:
     """The open file: a context manager with `metadata()`, `keys()` and `get_tensor(key)`. Raises SynergicError."""
     size = path.stat().st_size
@@ -155,3 +88,54 @@ def open_safetensors(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise SynergicError(f"{path}: expected a safetensors file, got one that does not open ({error})") from None
+
+
+def save_state_dict(path: Path, network: SATNet, card: Card, *, overwrite: bool = False) -> None:
+    """Write a network for programs that read the tensors of a file and nothing beside them: its configuration is one
+    more tensor, `CONFIG_KEY`, the bytes of the JSON. Raises SynergicError."""
+    described = json.dumps(asdict(network.config)).encode()
+    tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+    tensors[CONFIG_KEY] = torch.tensor(list(described), dtype=torch.uint8)
+    save_tensors(path, tensors, {"format": STATE_DICT_FORMAT, "card": json.dumps(asdict(card))}, overwrite=overwrite)
+
+
+def network_from_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[SATNet, dict[str, Tensor]]:
+    """The network (evaluation mode, CPU) that `save_state_dict` wrote, and its tensors. As strict as `load_weights`."""
+    tensors = dict(state_dict)
+    try:
+        config = json.loads(bytes(tensors.pop(CONFIG_KEY).tolist()))
+        if not isinstance(config, dict):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise SynergicError(
+            f"SAT-Net: expected its configuration in the tensor {CONFIG_KEY!r}, got none; "
+            "write the file by `synergic export --for spandrel`"
+        ) from None
+    network = unfilled(read_config(SATNetConfig, config, CONFIG_KEY))
+    held = {key: f"{_TYPES.get(tensor.dtype, tensor.dtype)} {list(tensor.shape)}" for key, tensor in tensors.items()}
+    check_tensors(network, held, "SAT-Net")
+    fill(network, tensors, "SAT-Net")
+    return network, tensors
+
+
+def unfilled(config: SATNetConfig) -> SATNet:
+    """A network (evaluation mode) that takes no memory before a file has shown that it holds its tensors."""
+    with torch.device("meta"):
+        return SATNet(config).eval()
+
+
+def check_tensors(network: SATNet, held: Mapping[str, str], source: object) -> None:
+    """Every tensor of the network must be there, of its type and shape ("F32 [8, 3, 3, 3]"), and no other."""
+    expected = {key: f"{_TYPES[tensor.dtype]} {list(tensor.shape)}" for key, tensor in network.state_dict().items()}
+    for key in sorted(expected.keys() | held.keys()):
+        want, got = expected.get(key, "none"), held.get(key, "none")
+        if want != got:
+            raise SynergicError(f"{source}: {key}: expected {want}, got {got}; the file is damaged")
+
+
+def fill(network: SATNet, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Give an unfilled network its tensors, on the CPU; they must be finite."""
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise SynergicError(f"{source}: {key}: expected finite values, got NaN or infinity; the file is damaged")
+    network.to_empty(device="cpu").load_state_dict(tensors)

@@ -1,0 +1,89 @@
+"""What weights say of themselves, what a network is told, and which weights are published. Does without PyTorch."""
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from synergic.errors import SynergicError
+
+Task = Literal["denoise", "photo", "jpeg"]
+
+UNKNOWN_STRENGTH = -1.0
+"""The strength plane's value when the strength is not known; trained like any other value."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a weights file says of itself."""
+
+    name: str
+    """Name under which it is published, such as gray-denoise."""
+    task: Task
+    """The degradation it removes."""
+    data: str
+    """Pictures it was trained on."""
+    licence: str
+    """Licence of that data."""
+    steps: int
+    """Training steps behind these weights, those of the weights they started from included."""
+    seconds: float
+    """Wall-clock seconds of these steps."""
+    hardware: str
+    """What it was trained on."""
+    recipe: dict[str, Any]
+    """The complete training recipe: seed, crop and batch size, learning rate and the rest."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Measured PSNR in dB by protocol, such as {"Set12, sigma 25": 30.44}."""
+    protocol: str = ""
+    """How the scores were measured."""
+    limits: str = ""
+    """Known limits."""
+
+
+def told_strength(card: Card, conditioned: bool, sigma: float | None, quality: int | None) -> float:
+    """What the network is told: sigma/255, quality/100 or UNKNOWN_STRENGTH. Refuses what the weights cannot use."""
+    if sigma is not None and quality is not None:
+        raise SynergicError("sigma and quality: expected one of them, got both")
+    for name, value, top, unit in (("sigma", sigma, 255, 255), ("quality", quality, 100, 100)):
+        if value is None:
+            continue
+        if not conditioned or (name == "quality") != (card.task == "jpeg"):
+            raise SynergicError(f"{name}: {card.name} ({card.task}) works without; leave it out")
+        if not 0 <= value <= top:
+            raise SynergicError(f"{name}: expected 0 to {top}, got {value}")
+        return value / unit
+    return UNKNOWN_STRENGTH
+
+
+def published_weights() -> dict[str, Path]:
+    """Weights inside the package, by name."""
+    folder = Path(str(files("synergic") / "published"))
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def weights_for(task: Task, colors: int) -> str:
+    """The published weights that serve a task on gray (1) or colour (3) pictures best."""
+    own, other = ("gray", "color") if colors == 1 else ("color", "gray")
+    candidates = [task, f"{own}-{task}", f"{other}-{task}"]
+    published = published_weights()
+    for name in candidates:
+        if name in published:
+            return name
+    raise SynergicError(
+        f"task {task}: expected published weights for it, got only {', '.join(published)}; pass --weights"
+    )
+
+
+def find_weights(name_or_path: str | Path) -> Path:
+    """The file of published weights, or the file itself."""
+    published = published_weights()
+    if str(name_or_path) in published:
+        return published[str(name_or_path)]
+    path = Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(published) or "none yet"
+        raise SynergicError(
+            f"{name_or_path}: expected a weights file or a published name, got neither; published: {names}"
+        )
+    return path

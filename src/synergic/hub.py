@@ -1,0 +1,102 @@
+"""Weights on the Hugging Face Hub: one repository for one weights file, with a model card written from what it says.
+
+    weights.safetensors   the weights file, byte for byte
+    config.json           its network's configuration, for those who look without loading
+    README.md             the model card
+
+Only `weights.safetensors` is read back, and as strictly as any weights file.
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from synergic.card import find_weights
+from synergic.errors import SynergicError
+from synergic.network import SATNet, count_parameters
+from synergic.weights import read_header
+
+PREFIX = "hub:"
+FILE = "weights.safetensors"
+
+
+def weights_from_hub(name: str) -> Path:
+    """The weights file of "hub:owner/name", downloaded once. "hub:owner/name@revision": of a branch, tag or commit."""
+    repository, _, revision = name.removeprefix(PREFIX).partition("@")
+    try:
+        return HubWeights.from_pretrained(repository, revision=revision or None).path
+    except (HfHubHTTPError, HFValidationError, OSError) as error:  # not there, not allowed, no such name, no network
+        reason = str(error).splitlines()[0]
+        raise SynergicError(f"{name}: expected a repository with {FILE}, got none ({reason})") from None
+
+
+def push_to_hub(name_or_path: str | Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
+    """Upload published weights or a weights file as "owner/name". Returns the address of the commit.
+
+    token: of an account that may write there; the one of `hf auth login` unless given.
+    """
+    try:
+        return HubWeights(find_weights(name_or_path)).push_to_hub(
+            repository, private=private, token=token, commit_message="Weights"
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise SynergicError(f"{repository}: cannot be uploaded to: {str(error).splitlines()[0]}") from None
+
+
+class HubWeights(ModelHubMixin):
+    """A weights file as a repository of the Hub."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.card = read_header(path)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        shutil.copyfile(self.path, save_directory / FILE)
+        (save_directory / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> Self:
+        folder = Path(model_id)
+        return cls(folder / FILE if folder.is_dir() else Path(hf_hub_download(model_id, FILE, **options)))
+
+    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
+        """What the weights say of themselves, and how to use them."""
+        card = self.card
+        data = ModelCardData(
+            library_name="synergic",
+            pipeline_tag="image-to-image",
+            tags=["image-restoration", "sat-net", card.task],
+        )
+        scores = [f"| {protocol} | {score:.2f} dB |" for protocol, score in card.scores.items()]
+        lines = [
+            "---",
+            data.to_yaml(),
+            "---",
+            "",
+            f"# {card.name}",
+            "",
+            "SAT-Net, the Synergic Attention Network for image restoration "
+            "(C. Mou, J. Zhang, ICASSP 2021, doi 10.1109/ICASSP39728.2021.9413484).",
+            "",
+            "```python",
+            "from synergic import Restorer",
+            "",
+            'restorer = Restorer.from_pretrained("hub:OWNER/NAME")  # this repository',
+            "clean = restorer(image)",
+            "```",
+            "",
+            f"- removes: {card.task}",
+            f"- parameters: {count_parameters(SATNet(self.config)):,}",
+            f"- trained on: {card.data} ({card.licence})",
+            f"- training: {card.steps:,} steps, {card.seconds:,.0f} s on {card.hardware}",
+            *([f"- limits: {card.limits}"] if card.limits else []),
+            *(["", "| protocol | PSNR |", "|---|---|", *scores] if scores else []),
+            *(["", f"Measured: {card.protocol}"] if card.protocol else []),
+            "",
+        ]
+        return ModelCard("\n".join(lines))
