@@ -10,17 +10,16 @@ import pytest
 SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 
 
-@pytest.mark.parametrize("name", ["gray-denoise, bare network", "ONNX Runtime, float32, through tiles"])
-def test_speed_writes_its_figures(tmp_path: Path, name: str) -> None:
-    options = ["--only", name, "--sizes", "64", "--rounds", "1", "-o", str(tmp_path)]
+def test_speed_writes_its_figures(tmp_path: Path) -> None:
+    options = ["--only", "bare network", "--sizes", "64", "--rounds", "1", "-o", str(tmp_path)]
     subprocess.run([sys.executable, str(SPEED), *options], check=True)
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
-    assert {row["name"] for row in rows} == {name, "convolutions alone, bfloat16"}
+    assert {row["name"] for row in rows} == {"gray-denoise, bare network", "convolutions alone, bfloat16"}
     for row in rows:
         assert 1e-3 < row["mpx_per_second"] < 1e3
         assert 50 < row["memory"] < 4000, "MB"
         assert row["gflops"] > 0.1
-    assert f"| {name} |" in (tmp_path / "speed.md").read_text()
+    assert "| gray-denoise, bare network |" in (tmp_path / "speed.md").read_text()
 
 
 def test_floor_writes_its_figures(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from synergic import Restorer, SATNet, SynergicError, tiling
+from synergic.hardware import total_memory
 
 MakeWeights = Callable[..., Path]
 
@@ -273,3 +274,11 @@ def test_bfloat16_is_close_to_float32(make_weights: MakeWeights, random: np.rand
     image = random.random((40, 40), np.float32)
     rough = replace(restorer, precision=torch.bfloat16)(image)
     assert 0 < np.abs(rough - restorer(image)).max() < 0.02
+
+
+def test_the_memory_of_the_machine_chooses_the_tile(make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 2**28 < total_memory(torch.device("cpu")) < 2**45
+    for memory, side in ((2**31, 384), (2**32, 768), (2**35, 1536)):
+        monkeypatch.setattr("synergic.restore.total_memory", lambda _, memory=memory: memory)
+        assert Restorer.from_pretrained(make_weights(), device="cpu").tile_size == side
+        assert Restorer.from_pretrained(make_weights(), device="cpu", tile_size=256).tile_size == 256

@@ -12,7 +12,7 @@ from skimage.data import astronaut, coffee, rocket
 from conftest import save
 from synergic import Restorer
 from synergic.batch import Job, Options, restore_files
-from synergic.tiling import map_tiles
+from synergic.tiling import TILE_SIZE, map_tiles
 from tiles import align_of, degrade, psnr, restore, seams, strips, widened
 
 MakeWeights = Callable[..., Path]
@@ -64,7 +64,7 @@ def test_tiles_agree_with_the_whole_picture_and_meet_without_a_seam(
     restorer = Restorer.from_pretrained(name, device="cpu")
     whole, tiled = restore(restorer, degrade(widened(picture()[100:300]), name))
     assert psnr(whole, tiled) > 50
-    found = seams(whole, tiled, restorer.tile_size, align_of(restorer))
+    found = seams(whole, tiled, TILE_SIZE, align_of(restorer))
     assert len(found) == 1, "two tiles"
     assert max(map(abs, found)) < 0.02
 

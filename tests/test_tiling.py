@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synergic.images import to_float
-from synergic.tiling import axis_spans, blend, map_tiles
+from synergic.tiling import axis_spans, blend, map_tiles, tile_size_for
 
 
 @given(
@@ -94,3 +94,8 @@ def test_progress_counts_every_tile() -> None:
     seen: list[tuple[int, int]] = []
     map_tiles(lambda tile: tile, np.zeros((200, 300, 1), np.uint8), 128, 32, lambda *state: seen.append(state))
     assert seen == [(i + 1, 6) for i in range(6)]
+
+
+@pytest.mark.parametrize(("gigabytes", "side"), [(1, 384), (2.9, 384), (3, 768), (8, 768), (12, 1536), (96, 1536)])
+def test_tiles_are_as_large_as_memory_allows(gigabytes: float, side: int) -> None:
+    assert tile_size_for(int(gigabytes * 2**30)) == side

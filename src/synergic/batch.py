@@ -21,7 +21,7 @@ from synergic.images import (
     read_picture,
     write_picture,
 )
-from synergic.tiling import TILE_SIZE, Progress
+from synergic.tiling import Progress
 
 if TYPE_CHECKING:
     from synergic.restore import Restorer
@@ -53,7 +53,7 @@ class Options:
     strength: float = 1.0
     device: str = "auto"
     precision: str = "auto"
-    tile_size: int = TILE_SIZE
+    tile_size: int | None = None
     ensemble: bool = False
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS

@@ -35,7 +35,7 @@ class OnnxRestorer:
         *,
         device: str = "auto",
         precision: str = "auto",
-        tile_size: int = TILE_SIZE,
+        tile_size: int | None = None,
         ensemble: bool = False,
     ) -> Self:
         """A restorer that runs a model on the CPU in float32. The options are those of `Restorer.from_pretrained`."""
@@ -43,6 +43,7 @@ class OnnxRestorer:
             raise SynergicError(f"device: expected auto or cpu with the onnx engine, got {device!r}")
         if precision not in ("auto", "float32"):
             raise SynergicError(f"precision: expected auto or float32 with the onnx engine, got {precision!r}")
+        tile_size = TILE_SIZE if tile_size is None else tile_size
         check_tile_size(tile_size)
         try:
             model = Path(path).read_bytes()

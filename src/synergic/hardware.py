@@ -1,5 +1,6 @@
 """Which device computes, and in which precision."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -41,6 +42,20 @@ def has_bfloat16(device: torch.device) -> bool:
         return False
     flags = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's
     return bool(flags & cpu_flags())
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has in all, used or not; of a processor, what its container may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # Windows
+        installed = 4 << 30
+    try:
+        return min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or "max"
+        return installed
 
 
 def cpu_flags() -> set[str]:

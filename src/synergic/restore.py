@@ -11,9 +11,9 @@ from torch import Tensor
 
 from synergic.card import Card, told_strength
 from synergic.errors import SynergicError
-from synergic.hardware import pick_device, pick_precision
+from synergic.hardware import pick_device, pick_precision, total_memory
 from synergic.network import SATNet, fold_batch_norm
-from synergic.tiling import TILE_SIZE, Progress, check_tile_size, restore_picture
+from synergic.tiling import TILE_SIZE, Progress, check_tile_size, restore_picture, tile_size_for
 from synergic.weights import load_weights
 
 
@@ -35,18 +35,20 @@ class Restorer:
         *,
         device: str = "auto",
         precision: str = "auto",
-        tile_size: int = TILE_SIZE,
+        tile_size: int | None = None,
         ensemble: bool = False,
     ) -> Self:
         """A restorer with published weights ("photo"), a weights file, or weights on the Hub ("hub:owner/name").
 
         device: auto, cpu, cuda, mps. precision: auto, float32, bfloat16. tile_size: side of a tile in pixels, at
-        least 128; memory grows with its square. ensemble: average over the 8 flips and turns of every tile.
+        least 128; memory grows with its square, and unless given it is chosen by the device's. ensemble: average over
+        the 8 flips and turns of every tile.
         """
-        check_tile_size(tile_size)
         network, card = load_weights(from_hub(name_or_path))
         chosen = pick_device(device)
         network = fold_batch_norm(network).to(chosen)
+        tile_size = tile_size_for(total_memory(chosen)) if tile_size is None else tile_size
+        check_tile_size(tile_size)
         return cls(network, card, chosen, pick_precision(precision, chosen), tile_size, ensemble)
 
     def __call__(
