@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= $(VENV)/bin/python
 READY := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.ready)
 
-.PHONY: demo test check lock audit clean
+.PHONY: demo test check docs lock audit clean
 demo: $(READY)
 	$(PYTHON) examples/demo.py demo
 
@@ -15,6 +15,9 @@ check: $(READY)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 # First what locked.txt holds, checked by hash, then torch and the package itself.
 $(VENV)/.ready: pyproject.toml constraints.txt locked.txt

@@ -80,6 +80,16 @@ def test_shards_are_disjoint_and_complete(folder: Path) -> None:
     assert {job.source for shard in shards for job in shard} == {job.source for job in jobs}
 
 
+def test_shards_write_what_one_run_writes(folder: Path, make_weights: MakeWeights) -> None:
+    whole, parts = folder.parent / "whole", folder.parent / "parts"
+    list(restore_files(plan_jobs([folder], whole), options(make_weights())))
+    for i in (3, 1, 2):
+        list(restore_files(plan_jobs([folder], parts, (i, 3)), options(make_weights()), resume=True))
+    written = [{path.relative_to(out): path.read_bytes() for path in out.rglob("*.*")} for out in (whole, parts)]
+    assert len(written[0]) == 3
+    assert written[0] == written[1]
+
+
 def test_an_empty_folder_and_a_missing_one(tmp_path: Path) -> None:
     with pytest.raises(SynergicError, match="expected pictures .* found none"):
         plan_jobs([tmp_path], tmp_path / "out")

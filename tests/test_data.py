@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from synergic.data import Crops, matlab_luma, read_folder, scaled, to_colors, to_tensor, to_uint8
+from synergic.data import Crops, matlab_luma, read_folder, read_pairs, scaled, to_colors, to_tensor, to_uint8
 from synergic.degradations import GaussianNoise
 from synergic.errors import SynergicError
 from synergic.images import Picture, find_pictures, read_pixels, write_picture
@@ -194,3 +194,32 @@ def test_a_picture_smaller_than_the_crop_is_refused() -> None:
     assert crops(crop_size=8)[0][0].shape[2] == 8
     with pytest.raises(SynergicError, match=r"crop_size: expected at most the smallest picture, got 9 .*\(9, 8\)"):
         crops(crop_size=9)
+
+
+# ---- pairs
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("colors", [1, 3])
+def test_pairs_are_cropped_turned_and_flipped_together(tmp_path: Path, dtype: str, colors: int) -> None:
+    clean = noise(20, 31, colors, dtype) // 2
+    write(tmp_path / "clean" / "a.tif", clean)
+    write(tmp_path / "clean" / "alone.tif", clean)
+    write(tmp_path / "degraded" / "a.tif", clean + 9)
+    pairs = read_pairs(tmp_path / "clean", tmp_path / "degraded", colors)
+    assert list(pairs) == ["a"]
+    degraded, clean_crops, strength = Crops([pairs["a"]], GaussianNoise(), crop_size=8, batch_size=40, seed=0)[0]
+    assert degraded.shape == (40, colors, 8, 8)
+    assert (degraded - clean_crops).numpy() == pytest.approx(9 / np.iinfo(dtype).max, abs=1e-6)
+    assert strength.tolist() == [-1.0] * 40
+    assert len({crop.numpy().tobytes() for crop in clean_crops}) > 30
+
+
+def test_a_degraded_picture_without_its_clean_one_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "clean" / "a.png", noise(8, 8))
+    write(tmp_path / "degraded" / "b.png", noise(8, 8))
+    with pytest.raises(SynergicError, match=r"b: expected a clean picture \(8, 8, 3\) uint8, got none"):
+        read_pairs(tmp_path / "clean", tmp_path / "degraded", 3)
+    write(tmp_path / "clean" / "b.png", noise(9, 8))
+    with pytest.raises(SynergicError, match=r"got \(9, 8, 3\) uint8"):
+        read_pairs(tmp_path / "clean", tmp_path / "degraded", 3)

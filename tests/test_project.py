@@ -22,7 +22,7 @@ FLOORS = [
     {"data", "restore"},
     {"evaluate", "train", "explain"},
     {"batch", "export"},
-    {"ablation", "compare", "desk"},
+    {"ablation", "cluster", "compare", "desk"},
     {"web"},
     {"cli"},
 ]
@@ -69,7 +69,7 @@ def test_documents_name_only_what_exists() -> None:
         text = document.read_text()
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
-        for name in re.findall(r"`((?:src|recipes|tests|examples|docs|training)/[\w./-]+)`", text):
+        for name in re.findall(r"`((?:src|recipes|tests|examples|docs|training|deploy)/[\w./-]+)`", text):
             assert (ROOT / name).exists(), f"{document.name}: {name}"
 
 

@@ -1,5 +1,8 @@
 import csv
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +17,8 @@ import synergic.train as module
 from conftest import save
 from synergic import Restorer, SynergicError
 from synergic.degradations import JPEG, GaussianNoise
-from synergic.train import Recipe, charbonnier, learning_rate, read_pictures, read_recipe, recipe_from, train
+from synergic.images import read_pixels
+from synergic.train import Recipe, charbonnier, learning_rate, read_pictures, read_recipe, train
 from synergic.weights import load_weights
 
 Capture = pytest.CaptureFixture[str]
@@ -22,28 +26,35 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, random: np.random.Generator) -> Recipe:
-    """A tiny run on random blocks."""
+def recipe_file(tmp_path: Path, random: np.random.Generator) -> Path:
+    """The recipe of a tiny run on random blocks."""
     for folder, pictures in (("train", 3), ("val", 2)):
         for i in range(pictures):
             blocks = random.integers(0, 256, (20, 20, 1), np.uint8).repeat(8, 0).repeat(8, 1)
             save(tmp_path / folder / f"{i}.png", blocks)
-    values = {
-        "name": "tiny",
-        "task": "denoise",
-        "pictures": str(tmp_path / "train"),
-        "validation": str(tmp_path / "val"),
-        "data": "random blocks",
-        "licence": "CC0",
-        "steps": 6,
-        "crop_size": 32,
-        "batch_size": 4,
-        "validate_every": 3,
-        "warmup": 2,
-        "network": {"conditioned": True, "channels": 8, "blocks": 1, "depth": 1, "embedding": 4},
-        "degradation": {"sigma_min": 20.0, "sigma_max": 30.0},
-    }
-    return recipe_from(values, "test")
+    path = tmp_path / "tiny.toml"
+    path.write_text(f"""
+        name = "tiny"
+        task = "denoise"
+        pictures = "{tmp_path / "train"}"
+        validation = "{tmp_path / "val"}"
+        data = "random blocks"
+        licence = "CC0"
+        steps = 6
+        crop_size = 32
+        batch_size = 4
+        validate_every = 3
+        warmup = 2
+        network = {{conditioned = true, channels = 8, blocks = 1, depth = 1, embedding = 4}}
+        degradation = {{sigma_min = 20.0, sigma_max = 30.0}}
+    """)
+    return path
+
+
+@pytest.fixture
+def recipe(recipe_file: Path) -> Recipe:
+    """The recipe, read."""
+    return read_recipe(recipe_file)
 
 
 def test_resuming_is_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
@@ -70,6 +81,46 @@ def test_workers_prepare_the_same_batches(recipe: Recipe, tmp_path: Path) -> Non
         train(replace(recipe, workers=workers), tmp_path / str(workers), accelerator="cpu")
     alone, helped = (load_file(tmp_path / str(workers) / "weights.safetensors") for workers in (0, 1))
     assert [key for key in alone if not torch.equal(alone[key], helped[key])] == []
+
+
+def losses(run: Path) -> list[float]:
+    with (run / "log.csv").open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+STEPS = {"steps": "20", "validate_every": "1"}
+
+
+def test_two_processes_train_as_one(recipe_file: Path, tmp_path: Path) -> None:
+    """The same global batch, and after each of 20 steps the same loss; one process goes on where the two stopped."""
+    together, alone, changes = tmp_path / "together", tmp_path / "alone", STEPS | {"optimizer": "adamw"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    command = ["synergic", "train", str(recipe_file), "-o", str(together), "--accelerator=cpu", "--precision=float32"]
+    command += ["--max-seconds=3600", *(f"--set={key}={value}" for key, value in changes.items())]
+    subprocess.run([*torchrun, *command, "--set=accumulate=2"], check=True)
+    one_process = partial(train, accelerator="cpu", precision="float32")
+    one_process(read_recipe(recipe_file, changes), alone)
+    assert len(losses(alone)) == 20
+    assert losses(together) == pytest.approx(losses(alone), rel=0, abs=1e-6)
+    assert load_weights(together / "weights.safetensors")[1].hardware.startswith("2 processes, each ")
+    for run in (together, alone):
+        one_process(read_recipe(recipe_file, changes | {"steps": "22"}), run, resume=True)
+    assert losses(together) == pytest.approx(losses(alone), rel=0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("optimizer", "tolerance"), [("adamw", 1e-6), ("muon", 1e-4)])  # Muon computes in bfloat16
+def test_a_batch_in_parts_is_the_same_step(recipe_file: Path, tmp_path: Path, optimizer: str, tolerance: float) -> None:
+    changes = STEPS | {"optimizer": optimizer}
+    for accumulate in ("1", "4"):
+        parts = read_recipe(recipe_file, changes | {"accumulate": accumulate})
+        train(parts, tmp_path / accumulate, accelerator="cpu", precision="float32")
+    assert losses(tmp_path / "4") == pytest.approx(losses(tmp_path / "1"), rel=0, abs=tolerance)
+
+
+@pytest.mark.parametrize("accumulate", [0, 3, 8])
+def test_a_batch_that_does_not_split_is_refused(recipe: Recipe, tmp_path: Path, accumulate: int) -> None:
+    with pytest.raises(SynergicError, match=f"batch_size: expected a multiple of 1 processes.*= {accumulate}, got 4"):
+        train(replace(recipe, accumulate=accumulate), tmp_path / "run", accelerator="cpu")
 
 
 def test_a_run_leaves_weights_log_and_events(recipe: Recipe, tmp_path: Path, capsys: Capture) -> None:
@@ -101,6 +152,21 @@ def test_training_learns(recipe: Recipe, tmp_path: Path) -> None:
     with (tmp_path / "run" / "log.csv").open() as file:
         psnr = float(list(csv.DictReader(file))[-1]["validation_psnr"])
     assert psnr > 20.2 + 2, "noise of sigma 20-30 alone gives 20.2 dB"
+
+
+def test_training_learns_from_pairs(recipe: Recipe, tmp_path: Path) -> None:
+    """Of pictures that are darker by 40: no noise to remove, but a shade to restore."""
+    for folder in ("train", "val"):
+        for path in (tmp_path / folder).iterdir():
+            darker = np.maximum(read_pixels(path).astype(int) - 40, 0).astype(np.uint8)
+            save(tmp_path / f"dark-{folder}" / path.name, darker)
+    pairs = replace(recipe, pairs=tmp_path / "dark-train", validation_pairs=tmp_path / "dark-val")
+    train(replace(pairs, steps=60, validate_every=30, learning_rate=5e-3, ema=0.5), tmp_path / "run", accelerator="cpu")
+    with (tmp_path / "run" / "log.csv").open() as file:
+        psnr = float(list(csv.DictReader(file))[-1]["validation_psnr"])
+    assert psnr > 16.6 + 4, "the dark pictures have 16.6 dB"
+    card = load_weights(tmp_path / "run" / "weights.safetensors")[1]
+    assert card.recipe["pairs"] == str(tmp_path / "dark-train")
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(

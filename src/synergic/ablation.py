@@ -47,7 +47,7 @@ TITLES = {
 }
 LEVELS = {"sigma": (15, 25, 50, 70), "quality": (10, 20, 30, 40)}
 """Of the field's tables."""
-PLACES = ("pictures", "validation", "workers")
+PLACES = ("pictures", "validation", "workers", "accumulate")
 """Keys of a recipe that may change while it runs: where it runs, not what it does."""
 
 

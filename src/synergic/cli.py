@@ -13,6 +13,7 @@ import click
 from synergic.errors import SynergicError
 
 if TYPE_CHECKING:
+    from synergic.batch import Job, Options
     from synergic.tiling import Progress
 
 FOLDER = click.Path(path_type=Path)
@@ -98,11 +99,15 @@ def command() -> None:
 @click.option("--resume", is_flag=True, help="Skip inputs whose output exists.")
 @click.option("--max-pixels", type=int, help="Refuse larger pictures. [default: 500000000]")
 @click.option("--shard", metavar="I/N", help="Only every N-th picture from the I-th on, I from 1.")
+@click.option(
+    "--cluster", is_flag=False, flag_value="local", metavar="[HOST:PORT]", help="By workers of Ray, here or there."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per file on stdout.")
 def restore(
     inputs: tuple[Path, ...],
     output: Path,
     shard: str | None,
+    cluster: str | None,
     resume: bool,
     as_json: bool,
     max_pixels: int | None,
@@ -115,15 +120,20 @@ def restore(
         raise SynergicError("--overwrite and --resume: expected one of them, got both")
     jobs = plan_jobs(inputs, output, parse_shard(shard))
     options = Options(**asked) if max_pixels is None else Options(**asked, max_pixels=max_pixels)
-    options.check()
-    count = dict.fromkeys(("restored", "skipped", "failed"), 0)
+    if cluster is None:
+        options.check()
+    count, stdout = dict.fromkeys(("restored", "skipped", "failed"), 0), sys.stdout
     with Bars(len(jobs)) as bars:
+        if cluster is None:
+            results = restore_files(jobs, options, resume, bars.tile)
+        else:
+            results = restored_on_cluster(jobs, options, cluster, resume)
         try:
-            for result in restore_files(jobs, options, resume, bars.tile):
+            for result in results:
                 bars.file(result["input"])
                 count[result["status"]] += 1
                 if as_json:
-                    click.echo(json.dumps(result))
+                    click.echo(json.dumps(result), stdout)
                 elif result["status"] == "failed":
                     bars.say(f"synergic: {result['error']}")
         except KeyboardInterrupt:
@@ -131,6 +141,18 @@ def restore(
             bars.say(f"synergic: {told}, {len(jobs) - sum(count.values())} not done")
             raise
     sys.exit(1 if count["failed"] else 0)
+
+
+def restored_on_cluster(jobs: list["Job"], options: "Options", address: str, resume: bool) -> Iterator[dict[str, Any]]:
+    """`restore_on_cluster`, or what to install for it."""
+    from synergic.cluster import restore_on_cluster
+
+    try:
+        yield from restore_on_cluster(jobs, options, address, resume)
+    except ModuleNotFoundError as error:
+        raise SynergicError(
+            f"--cluster: expected {error.name}, got none; run pip install 'synergic[cluster]'"
+        ) from None
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -351,14 +373,12 @@ def compare(
 @click.option("--resume", is_flag=True, help="Go on from the run's saved state.")
 @click.option("--max-seconds", type=float, help="Stop after this long; the state is saved.")
 @click.option("--accelerator", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
-def train(
-    recipe: Path, run: Path, changes: tuple[str, ...], resume: bool, max_seconds: float | None, accelerator: str
-) -> None:
+@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
+def train(recipe: Path, run: Path, changes: tuple[str, ...], **asked: Any) -> None:
     """Train a network by a recipe: weights, log and resumable state go to the run's folder."""
     from synergic.train import read_recipe, train
 
-    read = read_recipe(recipe, parse_changes(changes))
-    train(read, run, resume=resume, max_seconds=max_seconds, accelerator=accelerator)
+    train(read_recipe(recipe, parse_changes(changes)), run, **asked)
 
 
 def parse_changes(changes: tuple[str, ...]) -> dict[str, str]:

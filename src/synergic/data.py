@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
+from synergic.card import UNKNOWN_STRENGTH
 from synergic.degradations import Degradation
 from synergic.errors import SynergicError
 from synergic.images import find_pictures, from_float, read_pixels, to_float
@@ -47,13 +48,13 @@ def matlab_luma(pixels: np.ndarray) -> np.ndarray:
     return np.floor(red + green + blue + 16 + 0.5).astype(np.uint8)[..., None]
 
 
-def read_folder(folder: Path, colors: int | None = None) -> list[tuple[str, np.ndarray]]:
-    """Every picture of a folder (recursive, sorted) as (name without suffix, uint8 H W C); C as the file has it, or
-    `colors`."""
+def read_folder(folder: Path, colors: int | None = None, *, eight_bit: bool = True) -> list[tuple[str, np.ndarray]]:
+    """Every picture of a folder (recursive, sorted) as (name without suffix, H W C); C as the file has it, or `colors`.
+    Other depths than uint8 raise SynergicError if `eight_bit`."""
     pictures = []
     for path, relative in find_pictures([folder]):
         pixels = read_pixels(path)
-        if pixels.dtype != np.uint8:
+        if eight_bit and pixels.dtype != np.uint8:
             raise SynergicError(f"{path}: expected an 8-bit picture, got {pixels.dtype}; convert it to 8 bit")
         pictures.append((str(relative.with_suffix("")), pixels if colors is None else to_colors(pixels, colors)))
     if not pictures:
@@ -62,11 +63,25 @@ def read_folder(folder: Path, colors: int | None = None) -> list[tuple[str, np.n
 
 
 def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
-    """uint8 H W C at `scale` times its height and width, by bicubic interpolation that does not alias."""
+    """H W C at `scale` times its height and width, same dtype, by bicubic interpolation that does not alias."""
     if scale == 1:
         return pixels
     size = [round(length * scale) for length in pixels.shape[:2]]
-    return to_uint8(F.interpolate(to_tensor(pixels)[None], size, mode="bicubic", antialias=True)[0])
+    smaller = F.interpolate(to_tensor(pixels)[None], size, mode="bicubic", antialias=True)[0]
+    return from_float(smaller.permute(1, 2, 0).numpy(), pixels.dtype)
+
+
+def read_pairs(clean: Path, degraded: Path, colors: int) -> dict[str, np.ndarray]:
+    """Pictures of two folders that have one name, by it: H W 2C, the clean channels first. Every degraded picture has
+    its clean one, of its size and depth."""
+    named, pairs = dict(read_folder(clean, colors, eight_bit=False)), {}
+    for name, pixels in read_folder(degraded, colors, eight_bit=False):
+        own = named.get(name)
+        if own is None or (own.shape, own.dtype) != (pixels.shape, pixels.dtype):
+            got = "none" if own is None else f"{own.shape} {own.dtype}"
+            raise SynergicError(f"{clean}: {name}: expected a clean picture {pixels.shape} {pixels.dtype}, got {got}")
+        pairs[name] = np.concatenate([own, pixels], 2)
+    return pairs
 
 
 class Crops(Dataset[Batch]):
@@ -84,8 +99,9 @@ class Crops(Dataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """pictures: uint8 H W C. `patterns`: share of crops that a made-up pattern is laid over. `rank` of `world_size`
-        processes gets every world_size-th crop of a batch."""
+        """pictures: clean H W C; or H W 2C, a clean one and its own degraded one, whose strength is unknown.
+        `patterns`: share of the other crops that a made-up pattern is laid over. `rank` of `world_size` processes gets
+        every world_size-th crop of a batch."""
         small = [p.shape[:2] for p in pictures if min(p.shape[:2]) < crop_size]
         if small:
             raise SynergicError(
@@ -108,6 +124,9 @@ class Crops(Dataset[Batch]):
         crop = picture[top : top + self.crop_size, left : left + self.crop_size]
         crop = np.rot90(crop, int(draw.integers(4)))
         crop = crop[:, ::-1] if draw.integers(2) else crop
+        if crop.shape[2] in (2, 6):
+            clean, degraded = to_tensor(crop).chunk(2)
+            return degraded, clean, UNKNOWN_STRENGTH
         generator = Generator().manual_seed(int(draw.integers(2**63)))
         clean = to_tensor(crop)
         if draw.random() < self.patterns:

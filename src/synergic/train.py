@@ -2,9 +2,10 @@
 
 import csv
 import json
+import os
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,11 +22,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from synergic.card import Card, Task
 from synergic.config import read_config
-from synergic.data import Batch, Crops, read_folder, scaled, to_uint8
+from synergic.data import Batch, Crops, read_folder, read_pairs, scaled, to_uint8
 from synergic.degradations import JPEG, CameraNoise, GaussianNoise
 from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
-from synergic.hardware import describe, has_bfloat16, pick_device
+from synergic.hardware import describe, pick_device, pick_precision
 from synergic.metrics import psnr
 from synergic.muon import Muon
 from synergic.network import EDITIONS, SATNet, SATNetConfig, count_parameters
@@ -69,6 +70,8 @@ class Recipe:
     """Side of a training crop, in pixels."""
     batch_size: int = 16
     """Crops a step, over all processes."""
+    accumulate: int = 1
+    """Parts that each process computes one after another: memory falls, the step stays the same."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon steps the weight matrices of the blocks, AdamW the rest; adamw steps all."""
     learning_rate: float = 1.5e-3
@@ -85,6 +88,10 @@ class Recipe:
     """Decay of the moving average of the weights; the average is what is validated and saved."""
     seed: int = 1
     """Seed of the initial weights and of every batch."""
+    pairs: Path | None = None
+    """Folder of degraded pictures with names of clean training pictures; a clean one that has no pair is degraded."""
+    validation_pairs: Path | None = None
+    """The same for validation."""
     init: str | None = None
     """Published weights or file to start from; tensors of another shape start fresh."""
     validate_every: int = 500
@@ -129,27 +136,37 @@ def _toml_value(text: str) -> Any:
 
 
 def train(
-    recipe: Recipe, run: Path, *, resume: bool = False, max_seconds: float | None = None, accelerator: str = "auto"
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool = False,
+    max_seconds: float | None = None,
+    accelerator: str = "auto",
+    precision: str = "auto",
 ) -> None:
     """Train into the folder `run`: weights.safetensors (the moving average), state.safetensors, log.csv, events.
 
     Stops after `recipe.steps`, or once `max_seconds` have passed. `resume` goes on from the saved state, bit for bit
     as if it had never stopped. A loss that is not finite raises SynergicError; the last good state stays on disk.
+    Under torchrun all its processes train together, each on its share of every batch.
     """
-    fabric = Fabric(accelerator=accelerator, precision="bf16-mixed" if has_bfloat16(pick_device(accelerator)) else None)
-    fabric.launch()
+    fabric = launch(accelerator, precision)
+    check_parts(recipe, fabric.world_size)
     state = State(recipe, run, fabric, resume)
     training, validation = training_batches(recipe, state.step, fabric), validation_batches(recipe)
-    fabric.print(f"{recipe.name}: {count_parameters(state.network):,} parameters, {describe(fabric.device)}")
+    fabric.print(f"{recipe.name}: {count_parameters(state.network):,} parameters, {state.hardware}")
     begun = saved = time.monotonic()
     losses = []
     for batch in training:
-        degraded, clean, strength = fabric.to_device(batch)
         for group in chain.from_iterable(optimizer.param_groups for optimizer in state.optimizers):
             group["lr"] = learning_rate(recipe, state.step, state.warm_from)
-        restored = state.model(degraded, strength if recipe.network.conditioned else None)
-        loss = charbonnier(restored, clean)
-        fabric.backward(loss)
+        loss = torch.zeros((), device=fabric.device)
+        for part, (degraded, clean, strength) in enumerate(parts(fabric.to_device(batch), recipe.accumulate), 1):
+            with fabric.no_backward_sync(state.model, enabled=part < recipe.accumulate):
+                restored = state.model(degraded, strength if recipe.network.conditioned else None)
+                part_loss = charbonnier(restored, clean) / recipe.accumulate
+                fabric.backward(part_loss)
+            loss += part_loss.detach()
         norm = clip_grad_norm_(state.network.parameters(), recipe.clip)
         if not torch.isfinite(loss + norm):
             raise SynergicError(
@@ -161,12 +178,12 @@ def train(
             optimizer.zero_grad()
         state.average.update_parameters(state.network)
         state.step += 1
-        losses.append(loss.detach())
+        losses.append(loss)
 
-        out_of_time = max_seconds is not None and time.monotonic() - begun >= max_seconds
+        out_of_time = max_seconds is not None and fabric.broadcast(time.monotonic() - begun >= max_seconds)
         if state.step % recipe.validate_every == 0 or state.step == recipe.steps or out_of_time:
             state.log(
-                loss=torch.stack(losses).mean().item(),
+                loss=mean_over_processes(torch.stack(losses).mean(), fabric),
                 steps_per_second=len(losses) / (time.monotonic() - saved),
                 validation_psnr=validate(state.averaged, validation, fabric),
             )
@@ -174,6 +191,43 @@ def train(
             saved, losses = time.monotonic(), []
         if out_of_time:
             break
+
+
+def launch(accelerator: str, precision: str) -> Fabric:
+    """Devices, precision and processes: one process, or those that torchrun has started, on one machine or more."""
+    chosen = pick_precision(precision, pick_device(accelerator))
+    processes, here = (int(os.environ.get(key, "1")) for key in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    fabric = Fabric(
+        accelerator=accelerator,
+        strategy="ddp" if processes > 1 else "auto",
+        devices=here,
+        num_nodes=processes // here,
+        precision="bf16-mixed" if chosen == torch.bfloat16 else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def check_parts(recipe: Recipe, processes: int) -> None:
+    """Refuse a batch that does not split evenly: the mean of the parts' means would not be the batch's."""
+    if recipe.accumulate < 1 or recipe.batch_size % (processes * recipe.accumulate):
+        raise SynergicError(
+            f"batch_size: expected a multiple of {processes} processes times accumulate = {recipe.accumulate}, "
+            f"got {recipe.batch_size}; change batch_size or accumulate"
+        )
+
+
+def parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """A batch in `count` parts of one size."""
+    degraded, clean, strength = (tensor.chunk(count) for tensor in batch)
+    return zip(degraded, clean, strength, strict=True)
+
+
+def mean_over_processes(value: Tensor, fabric: Fabric) -> float:
+    """The mean of every process's value."""
+    mean = fabric.all_reduce(value, reduce_op="mean")
+    assert isinstance(mean, Tensor)
+    return mean.item()
 
 
 def learning_rate(recipe: Recipe, step: int, warm_from: int = 0) -> float:
@@ -203,7 +257,7 @@ def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tenso
 def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Batch]:
     """Batches from `step` on; this process's share of each."""
     crops = Crops(
-        read_pictures(recipe.pictures, recipe),
+        read_pictures(recipe.pictures, recipe, recipe.pairs),
         recipe.degradation,
         crop_size=recipe.crop_size,
         batch_size=recipe.batch_size,
@@ -223,15 +277,17 @@ def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Ba
 
 def validation_batches(recipe: Recipe, crop_size: int = 128, batch_size: int = 8, batches: int = 8) -> list[Batch]:
     """The same few batches in every run: seed 0, whatever the recipe's."""
-    pictures = read_pictures(recipe.validation, recipe)
+    pictures = read_pictures(recipe.validation, recipe, recipe.validation_pairs)
     crops = Crops(pictures, recipe.degradation, crop_size=crop_size, batch_size=batch_size, seed=0)
     return [crops[step] for step in range(batches)]
 
 
-def read_pictures(folder: Path, recipe: Recipe) -> list[np.ndarray]:
-    """Clean pictures, uint8 H W C, at each of the recipe's scales."""
-    pictures = [pixels for _, pixels in read_folder(folder, recipe.network.colors)]
-    return [scaled(pixels, scale) for scale in recipe.scales for pixels in pictures]
+def read_pictures(folder: Path, recipe: Recipe, pairs: Path | None = None) -> list[np.ndarray]:
+    """What `Crops` takes: clean pictures H W C at each of the recipe's scales, and pairs H W 2C as they are."""
+    colors = recipe.network.colors
+    paired = {} if pairs is None else read_pairs(folder, pairs, colors)
+    clean = [pixels for name, pixels in read_folder(folder, colors, eight_bit=False) if name not in paired]
+    return [scaled(pixels, scale) for scale in recipe.scales for pixels in clean] + list(paired.values())
 
 
 @torch.no_grad()
@@ -282,6 +338,12 @@ class State:
         """The network with the moving average of the weights."""
         assert isinstance(self.average.module, SATNet)
         return self.average.module
+
+    @property
+    def hardware(self) -> str:
+        """What trains, in a few words; processes are taken to be alike."""
+        one, count = describe(self.fabric.device), self.fabric.world_size
+        return one if count == 1 else f"{count} processes, each {one}"
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name: the network's, the average's, the optimizer's moments."""
@@ -373,7 +435,7 @@ class State:
             licence=self.recipe.licence,
             steps=self.earlier_steps + self.step,
             seconds=round(self.earlier_seconds + self.seconds, 1),
-            hardware=describe(self.fabric.device),
+            hardware=self.hardware,
             recipe=recipe,
         )
 

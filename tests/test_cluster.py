@@ -1,0 +1,159 @@
+"""Restoring by workers of Ray, as a process of its own: Ray stays out of the other tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import save
+from synergic.batch import Job, Options, plan_jobs, restore_files
+from synergic.cluster import answers, check_address, is_loopback
+from synergic.errors import SynergicError
+
+FILES = 12
+
+
+def test_a_killed_worker_changes_nothing(
+    tmp_path: Path,
+    make_weights: Callable[..., Path],
+    random: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two workers, one killed in the middle: every file, byte for byte as one process writes it; nothing else stays."""
+    for i in range(FILES):
+        save(tmp_path / "in" / f"{i % 2}" / f"{i}.png", random.integers(0, 256, (96, 96, 3), np.uint8))
+    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    weights, before = str(make_weights()), set(Path("/tmp").glob("ray*"))
+    arguments = ["restore", "in", "-o", "out", "--weights", weights, "--precision", "float32", "--json", "--cluster"]
+    command = [sys.executable, "-m", "synergic", *arguments]
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2}')  # whatever this machine has
+    results = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=tmp_path, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            results.append(json.loads(line))
+            if len(results) == 3:
+                os.kill(process_of(results[0]), signal.SIGKILL)
+    assert process.returncode == 1
+    assert [result["input"] for result in results if result["status"] == "failed"] == ["in/broken.png"]
+    assert len(results) == FILES + 1
+    workers = {process_of(result) for result in results}
+    assert len(workers) >= 2
+
+    alone = tmp_path / "alone"
+    list(restore_files(plan_jobs([tmp_path / "in"], alone), Options(weights=weights, precision="float32")))
+    written = [
+        {file.relative_to(out): file.read_bytes() for file in out.rglob("*.*")} for out in (tmp_path / "out", alone)
+    ]
+    assert len(written[1]) == FILES
+    assert written[0] == written[1]
+    assert set(Path("/tmp").glob("ray*")) == before
+    ended_by = time.monotonic() + 30  # they end by themselves, once they have seen that Ray has ended
+    while alive := {worker for worker in workers if "ray::" in name_of(worker)}:
+        assert time.monotonic() < ended_by, alive
+        time.sleep(0.1)
+
+    (tmp_path / "in" / "broken.png").unlink()
+    again = subprocess.run([*command, "--resume"], capture_output=True, cwd=tmp_path, text=True, check=True)
+    assert [json.loads(line)["status"] for line in again.stdout.splitlines()] == ["skipped"] * FILES
+
+
+def process_of(result: dict[str, str]) -> int:
+    """The process that a result comes from."""
+    return int(result["worker"].partition(":")[2])
+
+
+def name_of(pid: int) -> str:
+    """The title of a process; none for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+class StandIn:
+    """Ray's part in `answers`, in this process: two workers at a time, which die over files of the name `deadly`."""
+
+    class exceptions:  # noqa: N801 - as in Ray
+        RayError = RuntimeError
+
+    def __init__(self, *, starts: bool = True) -> None:
+        self.starts, self.started = starts, 0
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def remote(self, num_cpus: int, num_gpus: int) -> Callable[..., Any]:
+        assert (num_cpus, num_gpus) == (1, 0)
+        return lambda _: SimpleNamespace(remote=self.start)
+
+    def start(self, _: Options) -> SimpleNamespace:
+        self.started += 1
+        restore = SimpleNamespace(remote=lambda job: (object(), job))
+        return SimpleNamespace(ready=SimpleNamespace(remote=lambda: (object(), None)), restore=restore)
+
+    def wait(self, awaited: list[Any]) -> tuple[list[Any], list[Any]]:
+        return awaited[:1], awaited[1:]
+
+    def get(self, answer: tuple[object, Job | None]) -> dict[str, str] | None:
+        _, job = answer
+        if not self.starts or (job is not None and job.source.stem == "deadly"):
+            raise RuntimeError("died\nof something")
+        return None if job is None else {"status": "restored", "input": "elsewhere"}
+
+
+def test_a_file_that_kills_its_workers_is_given_up_and_the_others_are_not() -> None:
+    jobs = [Job(Path(f"{name}.png"), Path(f"out/{name}.png")) for name in ("a", "deadly", "b", "c")]
+    ray = StandIn()
+    results = {result["input"]: result for result in answers(ray, jobs, Options())}
+    assert {name: result["status"] for name, result in results.items()} == {
+        "a.png": "restored",
+        "deadly.png": "failed",
+        "b.png": "restored",
+        "c.png": "restored",
+    }
+    assert results["deadly.png"]["error"].startswith("deadly.png: expected a worker to finish it, but 3 died over it")
+    assert ray.started == 2 + 3
+
+
+def test_workers_that_do_not_start_end_the_run() -> None:
+    with pytest.raises(SynergicError, match=r"expected workers, but none starts \(died\); check that all machines"):
+        list(answers(StandIn(starts=False), [Job(Path("a.png"), Path("b.png"))] * 2, Options()))
+
+
+@pytest.mark.parametrize("address", ["local", "127.0.0.1:6379", "localhost:6379", "[::1]:6379"])
+def test_this_machine_needs_no_token(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    check_address(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["auto", "10.0.0.1:6379", "head.example:6379", "localhost.example:6379", "0.0.0.0:1"]
+)
+def test_other_machines_need_a_token(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(
+        SynergicError, match=f"{address}: expected Ray's token authentication, got none".replace("[", "")
+    ):
+        check_address(address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    check_address(address)
+
+
+@pytest.mark.parametrize("address", ["photos", "ray://head:10001", ":6379", "head:", "head:port"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(SynergicError, match="--cluster: expected HOST:PORT, auto, or nothing"):
+        check_address(address)
+
+
+def test_loopback() -> None:
+    assert [is_loopback(host) for host in ("127.8.8.8", "::1", "localhost", "192.168.0.1", "")] == [1, 1, 1, 0, 0]
