@@ -182,7 +182,7 @@ def test_a_starved_process_halves_its_tiles(make_weights: MakeWeights) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's /proc")
 def test_memory_grows_by_a_few_bytes_a_pixel() -> None:
     """So that 100 Mpx take under 3 GB; `python tests/large.py 10000 10000` is the same at length."""
-    command = [sys.executable, str(Path(__file__).with_name("large.py")), "4000", "3000"]
+    command = [sys.executable, str(Path(__file__).with_name("large.py")), "6000", "5000"]
     figures = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert figures["bytes_per_pixel"] > 6, "3 of the input, 3 of the output, and what comes and goes"
     assert figures["before"] + 100 * figures["bytes_per_pixel"] < 2400, "the rest of 3 GB is for a tile in the network"
