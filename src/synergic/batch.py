@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -204,7 +204,7 @@ def restore_file(job: Job, options: Options, progress: Progress | None = None) -
 
 def restore_files(
     jobs: Sequence[Job], options: Options, resume: bool = False, progress: Progress | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Restore many files; a file that fails becomes a result with its error, and the next one is taken.
 
     The network never waits for a disk: the next file is read and the one before is written while it works. Several
@@ -227,11 +227,20 @@ def restore_files(
                 attempt(work, resume, work.restore, options, progress)
                 writing.append(writer.submit(attempt, work, resume, work.write, options))
                 if len(writing) > 1:
-                    yield writing.popleft().result().result
+                    yield finished(writing)
+            while writing:
+                yield finished(writing)
         except KeyboardInterrupt:  # what is being written is finished, and told
-            yield from (future.result().result for future in writing)
+            while writing:
+                yield finished(writing)
             raise
-        yield from (future.result().result for future in writing)
+
+
+def finished(writing: deque[Future[Work]]) -> dict[str, Any]:
+    """The result of the first, which stays in the queue until it is there: nothing is lost to an interruption."""
+    result = writing[0].result().result
+    writing.popleft()
+    return result
 
 
 def one_ahead(function: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor) -> Iterator[R]:

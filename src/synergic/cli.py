@@ -3,8 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,22 +128,30 @@ def restore(
             results = restore_files(jobs, options, resume, bars.tile)
         else:
             results = restored_on_cluster(jobs, options, cluster, resume)
+
+        def tell(result: dict[str, Any]) -> None:
+            bars.file(result["input"])
+            count[result["status"]] += 1
+            if as_json:
+                click.echo(json.dumps(result), stdout)
+            elif result["status"] == "failed":
+                bars.say(f"synergic: {result['error']}")
+
         try:
             for result in results:
-                bars.file(result["input"])
-                count[result["status"]] += 1
-                if as_json:
-                    click.echo(json.dumps(result), stdout)
-                elif result["status"] == "failed":
-                    bars.say(f"synergic: {result['error']}")
+                tell(result)
         except KeyboardInterrupt:
+            with suppress(KeyboardInterrupt):  # if it came in between, what is being written is told now
+                tell(results.throw(KeyboardInterrupt))
             told = ", ".join(f"{number} {status}" for status, number in count.items())
             bars.say(f"synergic: {told}, {len(jobs) - sum(count.values())} not done")
             raise
     sys.exit(1 if count["failed"] else 0)
 
 
-def restored_on_cluster(jobs: list["Job"], options: "Options", address: str, resume: bool) -> Iterator[dict[str, Any]]:
+def restored_on_cluster(
+    jobs: list["Job"], options: "Options", address: str, resume: bool
+) -> Generator[dict[str, Any], None, None]:
     """`restore_on_cluster`, or what to install for it."""
     from synergic.cluster import restore_on_cluster
 

@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from ipaddress import ip_address
@@ -25,7 +25,7 @@ TRIES = 3
 
 def restore_on_cluster(
     jobs: Sequence[Job], options: Options, address: str = "local", resume: bool = False
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """As `restore_files`, by one worker for each GPU or, where there is none, each CPU of a Ray cluster. Results come
     as files are finished; `worker` in them is the machine and the process.
 
