@@ -27,6 +27,7 @@ from skimage.data import camera
 from torch import Generator, Tensor, nn
 
 from synergic import Restorer
+from synergic.cli import keep_freed_memory
 from synergic.compare import classical_methods
 from synergic.data import read_folder, to_tensor
 from synergic.degradations import add_gaussian_noise
@@ -232,6 +233,7 @@ def convolutions_flop(pixels: int) -> float:
 @torch.inference_mode()
 def work(name: str, pipe: Connection) -> None:
     """A contestant's process: a picture comes in, what it gave, seconds and peak memory in MB go out; None ends it."""
+    keep_freed_memory()  # as the command does; it helps them all
     run = contestants()[name].make()
     while (picture := pipe.recv()) is not None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
