@@ -83,11 +83,13 @@ def contestants() -> dict[str, Contestant]:
 
 def restorer() -> Run:
     """The shipped weights as a user runs them."""
+    keep_freed_memory()  # as the command does
     return partial(Restorer.from_pretrained("gray-denoise", device="cpu"), sigma=SIGMA)
 
 
 def bare() -> Run:
     """The same without tiles and blending."""
+    keep_freed_memory()  # as the command does
     shipped = Restorer.from_pretrained("gray-denoise", device="cpu")
     return lambda picture: shipped.tensor(to_tensor(picture)[None], sigma=SIGMA)[0, 0].numpy()[..., None]
 
@@ -143,6 +145,7 @@ def openvino() -> Run:
 
 def network(edition: str, precision: torch.dtype) -> Run:
     """An edition with its initial weights, attention over windows of 32."""
+    keep_freed_memory()  # as the command does
     return run_of(SATNet(replace(EDITIONS[edition], window=32)), precision)
 
 
@@ -171,6 +174,7 @@ def textbook_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def dncnn(precision: torch.dtype) -> Run:
     """DnCNN's shape (K. Zhang et al., IEEE TIP 2017): 17 layers of 64 channels, BatchNorm; random weights."""
+    keep_freed_memory()  # as the command does
     layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, padding=1), nn.ReLU()]
     for _ in range(15):
         layers += [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
@@ -182,6 +186,7 @@ def dncnn(precision: torch.dtype) -> Run:
 
 def convolutions() -> Run:
     """What the hardware gives: eight 64-channel convolutions at half resolution, nothing between them."""
+    keep_freed_memory()  # as the command does
     net = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(8))).to(torch.bfloat16)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -233,7 +238,6 @@ def convolutions_flop(pixels: int) -> float:
 @torch.inference_mode()
 def work(name: str, pipe: Connection) -> None:
     """A contestant's process: a picture comes in, what it gave, seconds and peak memory in MB go out; None ends it."""
-    keep_freed_memory()  # as the command does; it helps them all
     run = contestants()[name].make()
     while (picture := pipe.recv()) is not None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
@@ -309,9 +313,10 @@ def draw(rows: list[dict[str, Any]], scores: dict[str, float], size: int, path: 
     figure = new_figure(8, 5)
     axis = figure.subplots()
     axis.semilogx([x for x, _, _ in best], [y for _, y, _ in best], color=COLORS[0])
-    for x, y, name in points:
+    for i, (x, y, name) in enumerate(sorted(points)):
         axis.plot(x, y, "o", color=COLORS[1])
-        axis.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
+        above = (6, 4) if i % 2 else (6, -11)  # or names of neighbours would lie on each other
+        axis.annotate(name, (x, y), textcoords="offset points", xytext=above, fontsize=8)
     axis.set_xlabel(f"megapixels a second, {size} x {size} gray, {describe(torch.device('cpu'))}")
     axis.set_ylabel("PSNR in dB, Set12, sigma 25")
     axis.margins(x=0.3, y=0.15)
