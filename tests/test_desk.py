@@ -122,7 +122,7 @@ def test_visitors_are_kept_apart(desk: Desk, tmp_path: Path) -> None:
 def test_a_name_gives_its_suffix_and_nothing_else(desk: Desk, name: str) -> None:
     with pytest.raises(SynergicError, match=r"expected a name ending in one of .jpeg .jpg .png .tif .tiff .webp, got"):
         desk.accept(name)
-    folder = desk.find(desk.accept("../../../tmp/<evil>.PNG")).folder
+    folder = desk.find(desk.accept("../../../etc/<evil>.PNG")).folder
     assert folder.parent == desk.folder
     assert desk.find(folder.name).source.name == "source.png"
 

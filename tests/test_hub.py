@@ -79,7 +79,7 @@ def test_the_model_card_says_what_the_weights_say(tmp_path: Path) -> None:
     save_weights(tmp_path / "mine.safetensors", tiny_network(), card)
     HubWeights(tmp_path / "mine.safetensors").save_pretrained(tmp_path / "folder")
     written = ModelCard.load(tmp_path / "folder" / "README.md")
-    assert written.data.library_name == "synergic"
+    assert written.data.to_dict()["library_name"] == "synergic"
     assert written.data.pipeline_tag == "image-to-image"
     for words in ("# mine", "1,234 steps", "| Set12, sigma 25 | 30.44 dB |", "limits: only a test", "none (CC0)"):
         assert words in written.text

@@ -22,7 +22,7 @@ import torch
 from onnx_ir import DataType
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import FLOAT, INT64
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from synergic.attention import patch_attention
 from synergic.card import UNKNOWN_STRENGTH, Card
@@ -214,7 +214,7 @@ class ExportedAttention(NonLocalAttention):
         return _operator(q * self.log_scale.exp(), k, v, *sizes, c.window, c.halo)
 
 
-@torch.library.custom_op("synergic::patch_attention", mutates_args=())
+@library.custom_op("synergic::patch_attention", mutates_args=())
 def _operator(
     q: Tensor, k: Tensor, v: Tensor, patch_size: int, stride: int, key_stride: int, window: int | None, halo: int
 ) -> Tensor:
