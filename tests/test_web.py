@@ -126,6 +126,27 @@ def test_the_page_offers_the_tasks_that_there_are_weights_for(
     assert web.offered_tasks() == ["auto", "photo", "jpeg"]
 
 
+@pytest.mark.parametrize(("sent", "read"), [(15, 15), (1000, 21)])
+def test_what_is_a_little_too_large_is_read_to_its_end(tmp_path: Path, sent: int, read: int) -> None:
+    """Whoever is still sending when the connection is closed would lose the answer. What is far too large is not."""
+    taken = []
+
+    class Large:
+        headers: ClassVar[dict[str, str]] = {}
+
+        async def stream(self) -> AsyncIterator[bytes]:
+            for number in range(sent):
+                taken.append(number)
+                yield bytes(10)
+
+    held = desk.Desk(tmp_path, Limits(file_bytes=100), Options())
+    with pytest.raises(SynergicError, match="file: expected at most 100 bytes, got more"):
+        asyncio.run(web.Routes(held)._receive(Large(), "a.png"))
+    assert len(taken) == read
+    assert held.held == {}
+    held.close()
+
+
 def test_an_upload_that_takes_too_long_ends(tmp_path: Path) -> None:
     class Slow:
         headers: ClassVar[dict[str, str]] = {}
