@@ -6,15 +6,12 @@ onto the card, the whole reports into training/results, from which training/resu
 
 import argparse
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from synergic import Restorer
-from synergic.evaluate import Protocol, evaluate
+from synergic.evaluate import Protocol, evaluate, seconds_per_megapixel
 from synergic.hardware import describe
 from synergic.weights import load_weights, save_weights
 
@@ -75,20 +72,10 @@ def main(run: Path, data: Path, limits: str) -> None:
     )
     save_weights(PUBLISHED / f"{card.name}.safetensors", network, measured)
     (PUBLISHED / f"{card.name}.safetensors").chmod(0o644)
-    results = {"seconds_per_megapixel": speed(restorer), "hardware": describe(restorer.device), "reports": reports}
+    seconds = round(seconds_per_megapixel(restorer, side=1000, rounds=2), 2)
+    results = {"seconds_per_megapixel": seconds, "hardware": describe(restorer.device), "reports": reports}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{card.name}.json").write_text(json.dumps(results, indent=1) + "\n")
-
-
-def speed(restorer: Restorer) -> float:
-    """Seconds for a picture of one megapixel, the better of two."""
-    picture = np.random.default_rng(0).random((1000, 1000, restorer.network.config.colors), np.float32)
-    seconds = []
-    for _ in range(2):
-        begun = time.monotonic()
-        restorer(picture)
-        seconds.append(time.monotonic() - begun)
-    return round(min(seconds), 2)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ its own, fill one folder.
 
 import csv
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
@@ -20,7 +19,7 @@ import numpy as np
 
 from synergic.degradations import JPEG, GaussianNoise
 from synergic.errors import SynergicError
-from synergic.evaluate import Protocol, evaluate, markdown
+from synergic.evaluate import Protocol, evaluate, markdown, seconds_per_megapixel
 from synergic.figures import COLORS, new_figure, save_figure
 from synergic.files import whole_file
 from synergic.hardware import describe
@@ -177,17 +176,6 @@ def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Call
         found["scores"][name] = {key: report[key] for key in ("psnr", "ssim", "degraded_psnr", "protocol")}
         say(f"{name}: {report['psnr']:.3f} dB")
     write_whole(path, json.dumps(found, indent=1))
-
-
-def seconds_per_megapixel(restorer: Restorer) -> float:
-    """The best of three times for 512 x 512 pixels, in seconds per million."""
-    picture = np.random.default_rng(0).random((512, 512, restorer.network.config.colors), np.float32)
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        restorer(picture)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds) / 0.512**2
 
 
 def write_whole(path: Path, text: str) -> None:

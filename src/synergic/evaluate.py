@@ -1,6 +1,7 @@
 """Benchmark figures with their exact protocol."""
 
 import json
+import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -140,6 +141,17 @@ def evaluate(restorer: Restorer, protocol: Protocol, save: Path | None = None) -
     if save is not None:
         write_page(save / "index.html", report, shown)
     return report
+
+
+def seconds_per_megapixel(restorer: Restorer, side: int = 512, rounds: int = 3) -> float:
+    """The best of `rounds` times for side x side pixels, in seconds per million."""
+    picture = np.random.default_rng(0).random((side, side, restorer.network.config.colors), np.float32)
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        restorer(picture)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) * 1e6 / side**2
 
 
 def write_page(path: Path, report: dict[str, Any], shown: Sequence[dict[str, str]]) -> None:
