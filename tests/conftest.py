@@ -1,11 +1,13 @@
-"""Fixtures: small weights, small pictures, the data folder where there is one."""
+"""Fixtures: small weights, small pictures, small runs, the data folder where there is one."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from synergic import Restorer
@@ -78,4 +80,39 @@ def random() -> np.random.Generator:
 def save(path: Path, pixels: np.ndarray) -> Path:
     """Write pixels H W C as a picture."""
     write_picture(path, Picture(pixels, None, {}, None))
+    return path
+
+
+def tiny_recipe(folder: Path, **changes: object) -> Path:
+    """The recipe of a tiny run, and its pictures (random blocks), in a folder. changes: of its keys; `network` and
+    `degradation` add to theirs."""
+    draw = np.random.default_rng(0)
+    for kind, count in (("train", 3), ("val", 2)):
+        (folder / kind).mkdir()
+        for i in range(count):
+            blocks = draw.integers(0, 256, (20, 20), np.uint8).repeat(8, 0).repeat(8, 1)
+            Image.fromarray(blocks).save(folder / kind / f"{i}.png")  # forks come after: no libvips
+    tables: dict[str, dict[str, object]] = {
+        "network": {"conditioned": True, "channels": 8, "blocks": 1, "depth": 1, "embedding": 4},
+        "degradation": {"sigma_min": 20.0, "sigma_max": 30.0},
+    }
+    for name, values in tables.items():
+        values.update(changes.pop(name, {}))  # type: ignore[call-overload]
+    keys = {
+        "name": "tiny",
+        "task": "denoise",
+        "pictures": str(folder / "train"),
+        "validation": str(folder / "val"),
+        "data": "random blocks",
+        "licence": "CC0",
+        "crop_size": 32,
+        "batch_size": 2,
+        "validate_every": 2,
+        "warmup": 2,
+    }
+    lines = [f"{key} = {json.dumps(value)}" for key, value in (keys | changes).items()]
+    for name, values in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    path = folder / "tiny.toml"
+    path.write_text("\n".join(lines))
     return path

@@ -23,23 +23,8 @@ from safetensors.torch import load_file
 import synergic.batch
 import synergic.cli
 import synergic.train
-from conftest import tiny_card, tiny_network
+from conftest import tiny_card, tiny_network, tiny_recipe
 from synergic.weights import save_weights
-
-RECIPE = """
-name = "tiny"
-task = "denoise"
-pictures = "{pictures}"
-validation = "{pictures}"
-data = "random blocks"
-licence = "CC0"
-steps = 12
-crop_size = 32
-batch_size = 2
-validate_every = 2
-warmup = 2
-network = {{conditioned = true, channels = 8, blocks = 1, depth = 1, embedding = 4}}
-"""
 
 
 def main(count: int, seed: int) -> int:
@@ -79,12 +64,7 @@ def interrupt_restoring(folder: Path, count: int, draw: np.random.Generator) -> 
 
 def interrupt_training(folder: Path, count: int, draw: np.random.Generator) -> list[str]:
     """Kill training runs. Returns what was broken."""
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for i in range(3):
-        Image.fromarray(blocks(draw)[..., 0].repeat(2, 0).repeat(2, 1)).save(pictures / f"{i}.png")
-    (folder / "tiny.toml").write_text(RECIPE.format(pictures=pictures))
-    command = ["train", str(folder / "tiny.toml"), "--accelerator", "cpu", "-o"]
+    command = ["train", str(tiny_recipe(folder, steps=12)), "--accelerator", "cpu", "-o"]
     length, _ = run([*command, str(folder / "trained")])
     wanted, broken, out = load_file(folder / "trained" / "weights.safetensors"), [], folder / "run"
 

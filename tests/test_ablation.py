@@ -7,16 +7,15 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 
-import numpy as np
 import pytest
 
-from conftest import save
+from conftest import tiny_recipe
 from synergic import Restorer, SynergicError
-from synergic.ablation import ROWS, Run, ablate, collect, plan, protocols, row_recipe, write_results
+from synergic.ablation import ROWS, Run, ablate, check_recipe, collect, plan, protocols, row_recipe, write_results
 from synergic.evaluate import Protocol, evaluate
 from synergic.images import read_pixels
 from synergic.train import read_recipe, validation_batches
-from synergic.weights import load_weights
+from synergic.weights import load_weights, save_weights
 from test_cli import Capture, call
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -34,30 +33,7 @@ def short_validation() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny recipe on random blocks."""
-    folder, random = tmp_path_factory.mktemp("ablation"), np.random.default_rng(0)
-    for kind in ("train", "val"):
-        for i in range(2):
-            blocks = random.integers(0, 256, (20, 20, 1), np.uint8).repeat(8, 0).repeat(8, 1)
-            save(folder / kind / f"{i}.png", blocks)
-    path = folder / "tiny.toml"
-    path.write_text(
-        f"""
-        name = "tiny"
-        task = "denoise"
-        pictures = "{folder / "train"}"
-        validation = "{folder / "val"}"
-        data = "random blocks"
-        licence = "CC0"
-        steps = 4
-        crop_size = 32
-        batch_size = 2
-        validate_every = 2
-        warmup = 2
-        network = {{conditioned = true, channels = 8, blocks = 1, depth = 1, embedding = 4, window = 8, halo = 4}}
-        degradation = {{sigma_min = 20.0, sigma_max = 30.0}}
-        """
-    )
-    return path
+    return tiny_recipe(tmp_path_factory.mktemp("ablation"), steps=4, network={"window": 8, "halo": 4})
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +191,22 @@ def test_runs_of_two_recipes_are_not_put_in_one_table(
     ablate(plan(recipe, tmp_path, ["without-local"], 1, {"steps": "2"}), {}, "cpu")
     with pytest.raises(SynergicError, match="seed-1: steps: expected the same in every run, got [24]"):
         collect(tmp_path)
+
+
+def test_runs_from_before_a_key_was_there_still_count(
+    finished: tuple[Path, list[Run], dict[str, Protocol]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "satnet" / "seed-1"
+    shutil.copytree(finished[0] / "satnet" / "seed-1", folder)
+    network, card = load_weights(folder / "weights.safetensors")
+    older = {key: value for key, value in card.recipe.items() if key != "patterns"}
+    save_weights(folder / "weights.safetensors", network, replace(card, recipe=older))
+    shutil.copytree(finished[0] / "baseline", tmp_path / "baseline")
+    assert [row["row"] for row in collect(tmp_path)["rows"]] == ["baseline", "satnet"]
+    run = next(run for run in finished[1] if run.row == "satnet")
+    check_recipe(replace(run, folder=folder))
+    with pytest.raises(SynergicError, match=r"patterns: expected 0.0 as it began, got 0.5"):
+        check_recipe(replace(run, folder=folder, recipe=replace(run.recipe, patterns=0.5)))
 
 
 def test_the_command(recipe: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

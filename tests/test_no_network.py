@@ -8,11 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from conftest import save
-from interrupt import RECIPE
+from conftest import tiny_recipe
 
 MakeWeights = Callable[..., Path]
 
@@ -62,13 +60,9 @@ def test_the_guard_lets_this_machine_speak_to_itself() -> None:
     assert done.returncode in (0, 1), "1: alone, not even loopback is up"
 
 
-def test_no_command_reaches_for_the_network(
-    tmp_path: Path, make_weights: MakeWeights, random: np.random.Generator
-) -> None:
-    for i in range(2):
-        save(tmp_path / "pictures" / f"{i}.png", random.integers(0, 256, (160, 160, 1), np.uint8))
-    (tmp_path / "tiny.toml").write_text(RECIPE.format(pictures=tmp_path / "pictures"))
-    pictures, weights, device = tmp_path / "pictures", make_weights(), ("--device", "cpu")
+def test_no_command_reaches_for_the_network(tmp_path: Path, make_weights: MakeWeights) -> None:
+    recipe, weights, device = tiny_recipe(tmp_path, steps=2), make_weights(), ("--device", "cpu")
+    pictures = tmp_path / "val"
     commands = [
         ("restore", pictures, "-o", tmp_path / "out"),
         ("restore", pictures, "-o", tmp_path / "tiny", "--weights", weights, *device),
@@ -76,7 +70,7 @@ def test_no_command_reaches_for_the_network(
         ("weights",),
         ("compare", pictures, "--sigma", 25, "--weights", weights, "--limit", 1, "-o", tmp_path / "compared", *device),
         ("explain", pictures / "0.png", "-o", tmp_path / "figure.png", "--weights", weights, *device),
-        ("train", tmp_path / "tiny.toml", "-o", tmp_path / "run", "--set", "steps=2", "--accelerator", "cpu"),
+        ("train", recipe, "-o", tmp_path / "run", "--accelerator", "cpu"),
     ]
     code = """
 import synergic

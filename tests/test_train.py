@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import synergic.train as module
-from conftest import save
+from conftest import save, tiny_recipe
 from synergic import Restorer, SynergicError
 from synergic.degradations import JPEG, GaussianNoise
 from synergic.images import read_pixels
@@ -26,29 +26,9 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 @pytest.fixture
-def recipe_file(tmp_path: Path, random: np.random.Generator) -> Path:
+def recipe_file(tmp_path: Path) -> Path:
     """The recipe of a tiny run on random blocks."""
-    for folder, pictures in (("train", 3), ("val", 2)):
-        for i in range(pictures):
-            blocks = random.integers(0, 256, (20, 20, 1), np.uint8).repeat(8, 0).repeat(8, 1)
-            save(tmp_path / folder / f"{i}.png", blocks)
-    path = tmp_path / "tiny.toml"
-    path.write_text(f"""
-        name = "tiny"
-        task = "denoise"
-        pictures = "{tmp_path / "train"}"
-        validation = "{tmp_path / "val"}"
-        data = "random blocks"
-        licence = "CC0"
-        steps = 6
-        crop_size = 32
-        batch_size = 4
-        validate_every = 3
-        warmup = 2
-        network = {{conditioned = true, channels = 8, blocks = 1, depth = 1, embedding = 4}}
-        degradation = {{sigma_min = 20.0, sigma_max = 30.0}}
-    """)
-    return path
+    return tiny_recipe(tmp_path, steps=6, batch_size=4, validate_every=3)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ its own, fill one folder.
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from io import StringIO
 from itertools import cycle
 from pathlib import Path
@@ -140,12 +140,23 @@ def check_recipe(run: Run) -> None:
     weights = run.folder / "weights.safetensors"
     if not weights.exists():
         return
-    asked, found = json.loads(json.dumps(asdict(run.recipe), default=str)), read_header(weights)[1].recipe
+    asked, found = as_json(asdict(run.recipe)), recipe_of(weights)
     for key in asked:
-        if key not in PLACES and asked[key] != found.get(key):
+        if key not in PLACES and asked[key] != found[key]:
             raise SynergicError(
-                f"{run.folder}: {key}: expected {found.get(key)!r} as it began, got {asked[key]!r}; pass another -o"
+                f"{run.folder}: {key}: expected {found[key]!r} as it began, got {asked[key]!r}; pass another -o"
             )
+
+
+def recipe_of(weights: Path) -> dict[str, Any]:
+    """What the weights were trained by; keys that recipes did not have yet are at their defaults."""
+    known = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+    return as_json(known) | read_header(weights)[1].recipe
+
+
+def as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """As a card keeps them: paths as text, tuples as lists."""
+    return json.loads(json.dumps(values, default=str))
 
 
 def validations(folder: Path) -> dict[int, float]:
@@ -193,7 +204,7 @@ def collect(folder: Path) -> dict[str, Any]:
     finished = sorted(path.parent for path in folder.glob("*/seed-*/scores.json"))
     if not finished:
         raise SynergicError(f"{folder}: expected finished runs, found none; train some first")
-    recipes = [read_header(run / "weights.safetensors")[1].recipe for run in finished]
+    recipes = [recipe_of(run / "weights.safetensors") for run in finished]
     for run, recipe in zip(finished, recipes, strict=True):
         different = [
             key for key in recipe if key not in (*PLACES, "seed", "network") and recipe[key] != recipes[0][key]
