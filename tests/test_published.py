@@ -80,7 +80,7 @@ def test_a_jpeg_does_not_get_worse(photo: Restorer) -> None:
     assert psnr(photo(compressed), COLOUR) > psnr(compressed, COLOUR)
 
 
-@pytest.mark.parametrize(("quality", "before", "after"), [(10, 27.52, 29.13), (40, 31.72, 33.18)])
+@pytest.mark.parametrize(("quality", "before", "after"), [(10, 27.52, 29.16), (40, 31.72, 33.31)])
 def test_gray_jpeg(quality: int, before: float, after: float) -> None:
     compressed = compress_jpeg(GRAY, quality)
     assert psnr(compressed, GRAY) == pytest.approx(before, abs=0.01)
