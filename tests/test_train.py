@@ -1,4 +1,5 @@
 import csv
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from conftest import save, tiny_recipe
 from synergic import Restorer, SynergicError
 from synergic.degradations import JPEG, GaussianNoise
 from synergic.images import read_pixels
-from synergic.train import Recipe, charbonnier, learning_rate, read_pictures, read_recipe, train
+from synergic.train import Recipe, charbonnier, learning_rate, log_mse, read_pictures, read_recipe, train
 from synergic.weights import load_weights
 
 Capture = pytest.CaptureFixture[str]
@@ -160,7 +161,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
     def breaks(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         return charbonnier(restored, clean) * (float("nan") if next(calls) == 4 else 1)
 
-    monkeypatch.setattr(module, "charbonnier", breaks)
+    monkeypatch.setitem(module.LOSSES, recipe.loss, breaks)
     with pytest.raises(SynergicError, match=r"step 4: expected a finite loss, got nan .* --resume"):
         train(recipe, run, accelerator="cpu")
     assert load_weights(run / "weights.safetensors")[1].steps == 3
@@ -212,6 +213,20 @@ def test_a_lengthened_run_warms_up_again(recipe: Recipe, tmp_path: Path) -> None
 def test_charbonnier_by_hand() -> None:
     restored, clean = torch.tensor([0.0, 3e-3]), torch.zeros(2)
     assert charbonnier(restored, clean).item() == pytest.approx((1e-3 + 10**0.5 * 1e-3) / 2)
+
+
+def test_log_mse_is_decibels_of_every_crop() -> None:
+    clean, error = torch.zeros(2, 1, 4, 4), torch.tensor([0.1, 0.01]).view(2, 1, 1, 1)
+    decibels = -10 / math.log(10) * log_mse(clean + error, clean).item()
+    assert decibels == pytest.approx((20 + 40) / 2, abs=0.25)  # the floor takes 0.2 dB of 40
+    assert log_mse(clean, clean).item() == pytest.approx(math.log(1e-5))
+
+
+def test_a_run_lowers_the_loss_that_its_recipe_names(recipe: Recipe, tmp_path: Path) -> None:
+    train(replace(recipe, loss="log_mse"), tmp_path / "run", accelerator="cpu")
+    with (tmp_path / "run" / "log.csv").open(newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert -7 < losses[-1] < losses[0] < -3, "the logarithm of a squared error"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)

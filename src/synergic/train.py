@@ -72,6 +72,8 @@ class Recipe:
     """Crops a step, over all processes."""
     accumulate: int = 1
     """Parts that each process computes one after another: memory falls, the step stays the same."""
+    loss: Literal["charbonnier", "log_mse"] = "charbonnier"
+    """charbonnier learns fast; log_mse is what is measured, every crop's decibels alike, for a run that goes on."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon steps the weight matrices of the blocks, AdamW the rest; adamw steps all."""
     learning_rate: float = 1.5e-3
@@ -164,7 +166,7 @@ def train(
         for part, (degraded, clean, strength) in enumerate(parts(fabric.to_device(batch), recipe.accumulate), 1):
             with fabric.no_backward_sync(state.model, enabled=part < recipe.accumulate):
                 restored = state.model(degraded, strength if recipe.network.conditioned else None)
-                part_loss = charbonnier(restored, clean) / recipe.accumulate
+                part_loss = LOSSES[recipe.loss](restored.float(), clean) / recipe.accumulate
                 fabric.backward(part_loss)
             loss += part_loss.detach()
         norm = clip_grad_norm_(state.network.parameters(), recipe.clip)
@@ -250,8 +252,16 @@ def optimizers(network: SATNet, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tensor:
-    """Mean of sqrt(error^2 + epsilon^2): near L1, smooth at zero. In float32."""
-    return (restored.float() - clean).square().add(epsilon**2).sqrt().mean()
+    """Mean of sqrt(error^2 + epsilon^2): near L1, smooth at zero."""
+    return (restored - clean).square().add(epsilon**2).sqrt().mean()
+
+
+def log_mse(restored: Tensor, clean: Tensor, floor: float = 1e-5) -> Tensor:
+    """Mean over the crops of log(mean squared error + floor): PSNR itself, up to 50 dB."""
+    return (restored - clean).square().flatten(1).mean(1).add(floor).log().mean()
+
+
+LOSSES = {"charbonnier": charbonnier, "log_mse": log_mse}
 
 
 def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Batch]:
