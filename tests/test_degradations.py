@@ -141,6 +141,13 @@ def test_jpeg_draws_quality_and_ends_in_8_bit(channels: int) -> None:
     assert qualities == {10, 11, 12, 13, 14}
 
 
+def test_jpeg_skew_draws_low_qualities_more_often() -> None:
+    generator, clean = seeded(), scene(16)[:1]
+    drawn = [round(JPEG(5, 94, skew=2, blind=0.0)(clean, generator)[1] * 100) for _ in range(600)]
+    assert 5 <= min(drawn) < 8 and 90 < max(drawn) <= 94
+    assert np.mean(drawn) == pytest.approx(4.5 + 90 / 3, abs=3), "the mean of a squared uniform number is 1/3"
+
+
 def test_jpeg_subsampling_is_a_share() -> None:
     clean = scene(16)
     full, half = (add_jpeg_artifacts(clean, 50, subsampling) for subsampling in (False, True))

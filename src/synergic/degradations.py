@@ -66,19 +66,22 @@ class GaussianNoise:
 
 @dataclass(frozen=True)
 class JPEG:
-    """JPEG compression of a quality drawn uniformly."""
+    """JPEG compression of a random quality."""
 
     quality_min: int = 5
     """Least quality, 1-100."""
     quality_max: int = 95
     """Greatest quality, 1-100."""
+    skew: float = 1.0
+    """1 draws the quality uniformly; more draws low ones more often (the power of a uniform number)."""
     subsampled: float = 0.5
     """Share of colour pictures compressed with chroma subsampling (4:2:0)."""
     blind: float = 0.25
     """Share of pictures whose strength is hidden from the network."""
 
     def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
-        quality = int(uniform(self.quality_min, self.quality_max + 1, generator))
+        share = uniform(0, 1, generator) ** self.skew
+        quality = int(self.quality_min + (self.quality_max + 1 - self.quality_min) * share)
         subsampling = uniform(0, 1, generator) < self.subsampled
         degraded = add_jpeg_artifacts(clean, quality, subsampling)
         return degraded, hidden(quality / 100, self.blind, generator)
