@@ -30,7 +30,7 @@ def photo() -> Restorer:
 
 
 @pytest.mark.parametrize(
-    ("sigma", "told", "figure"), [(15, True, 31.77), (25, True, 29.68), (50, True, 26.94), (25, False, 29.68)]
+    ("sigma", "told", "figure"), [(15, True, 32.00), (25, True, 29.82), (50, True, 27.02), (25, False, 29.83)]
 )
 def test_gray_denoise(denoiser: Restorer, sigma: float, told: bool, figure: float) -> None:
     noisy = add_gaussian_noise(to_tensor(GRAY), sigma, Generator().manual_seed(0)).permute(1, 2, 0).numpy()
@@ -85,7 +85,7 @@ def test_a_jpeg_does_not_get_worse(photo: Restorer) -> None:
     assert psnr(photo(compressed), COLOUR) > psnr(compressed, COLOUR)
 
 
-@pytest.mark.parametrize(("quality", "before", "after"), [(10, 27.52, 29.16), (40, 31.72, 33.31)])
+@pytest.mark.parametrize(("quality", "before", "after"), [(10, 27.52, 29.21), (40, 31.72, 33.35)])
 def test_gray_jpeg(quality: int, before: float, after: float) -> None:
     compressed = compress_jpeg(GRAY, quality)
     assert psnr(compressed, GRAY) == pytest.approx(before, abs=0.01)
