@@ -34,9 +34,9 @@ def add_jpeg_artifacts(clean: Tensor, quality: int, subsampling: bool = False) -
     return torch.from_numpy(compress_jpeg(pixels, quality, subsampling=subsampling)).permute(2, 0, 1) / 255
 
 
-def uniform(low: float, high: float, generator: Generator) -> float:
-    """One draw from [low, high)."""
-    return low + (high - low) * torch.rand((), generator=generator).item()
+def uniform(low: float, high: float, generator: Generator, skew: float = 1.0) -> float:
+    """One draw from [low, high); a skew over 1 draws low numbers more often, by the power of a uniform share."""
+    return low + (high - low) * torch.rand((), generator=generator).item() ** skew
 
 
 def hidden(strength: float, blind: float, generator: Generator) -> float:
@@ -58,8 +58,7 @@ class GaussianNoise:
     """Share of pictures whose strength is hidden from the network."""
 
     def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
-        share = uniform(0, 1, generator) ** self.skew
-        sigma = self.sigma_min + (self.sigma_max - self.sigma_min) * share
+        sigma = uniform(self.sigma_min, self.sigma_max, generator, self.skew)
         degraded = add_gaussian_noise(clean, sigma, generator)
         return degraded, hidden(sigma / 255, self.blind, generator)
 
@@ -80,8 +79,7 @@ class JPEG:
     """Share of pictures whose strength is hidden from the network."""
 
     def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
-        share = uniform(0, 1, generator) ** self.skew
-        quality = int(self.quality_min + (self.quality_max + 1 - self.quality_min) * share)
+        quality = int(uniform(self.quality_min, self.quality_max + 1, generator, self.skew))
         subsampling = uniform(0, 1, generator) < self.subsampled
         degraded = add_jpeg_artifacts(clean, quality, subsampling)
         return degraded, hidden(quality / 100, self.blind, generator)
@@ -144,8 +142,7 @@ class CameraNoise:
     def add_sensor_noise(self, clean: Tensor, generator: Generator) -> Tensor:
         """Noise of one random camera and exposure, at the picture's own sharpness. C H W -> C H W, not clipped."""
         camera = Camera.draw(generator)
-        share = uniform(0, 1, generator) ** self.skew
-        shot = exp(log(self.shot_min) + (log(self.shot_max) - log(self.shot_min)) * share)
+        shot = exp(uniform(log(self.shot_min), log(self.shot_max), generator, self.skew))
         read = exp(2.18 * log(shot) + 1.20 + 0.26 * torch.randn((), generator=generator).item())
         raw = camera.to_raw(clean)
         deviation = (raw * shot + read).sqrt()
