@@ -25,7 +25,7 @@ from synergic.files import whole_file
 from synergic.hardware import describe
 from synergic.network import SATNetConfig, count_parameters
 from synergic.restore import Restorer
-from synergic.train import Recipe, read_recipe, train
+from synergic.train import Recipe, as_json, read_recipe, train
 from synergic.weights import read_header
 
 if TYPE_CHECKING:
@@ -152,11 +152,6 @@ def recipe_of(weights: Path) -> dict[str, Any]:
     """What the weights were trained by; keys that recipes did not have yet are at their defaults."""
     known = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
     return as_json(known) | read_header(weights)[1].recipe
-
-
-def as_json(values: dict[str, Any]) -> dict[str, Any]:
-    """As a card keeps them: paths as text, tuples as lists."""
-    return json.loads(json.dumps(values, default=str))
 
 
 def validations(folder: Path) -> dict[int, float]:

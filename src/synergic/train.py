@@ -130,6 +130,11 @@ def recipe_from(values: dict[str, Any], source: object) -> Recipe:
     return read_config(Recipe, values, source)
 
 
+def as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """As a card keeps them: paths as text, tuples as lists."""
+    return json.loads(json.dumps(values, default=str))
+
+
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -437,7 +442,7 @@ class State:
                 events.add_scalar(key, value, self.step)
 
     def card(self) -> Card:
-        recipe = json.loads(json.dumps(asdict(self.recipe), default=str))
+        recipe = as_json(asdict(self.recipe))
         return Card(
             name=self.recipe.name,
             task=self.recipe.task,
