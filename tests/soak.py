@@ -82,8 +82,8 @@ class Server:
         return str(self.tell("PUT", f"/pictures/{path.name}", path.read_bytes())["token"])
 
     def files(self) -> list[Path]:
-        """Everything that it keeps at the moment."""
-        return [path for path in self.temporary.rglob("*") if path.is_file()]
+        """Everything that it keeps at the moment: folders may vanish on the way."""
+        return [Path(folder, name) for folder, _, names in os.walk(self.temporary) for name in names]
 
     def memory(self) -> int:
         """Bytes in use."""
