@@ -83,13 +83,11 @@ def contestants() -> dict[str, Contestant]:
 
 def restorer() -> Run:
     """The shipped weights as a user runs them."""
-    keep_freed_memory()  # as the command does
     return partial(Restorer.from_pretrained("gray-denoise", device="cpu"), sigma=SIGMA)
 
 
 def bare() -> Run:
     """The same without tiles and blending."""
-    keep_freed_memory()  # as the command does
     shipped = Restorer.from_pretrained("gray-denoise", device="cpu")
     return lambda picture: shipped.tensor(to_tensor(picture)[None], sigma=SIGMA)[0, 0].numpy()[..., None]
 
@@ -145,7 +143,6 @@ def openvino() -> Run:
 
 def network(edition: str, precision: torch.dtype) -> Run:
     """An edition with its initial weights, attention over windows of 32."""
-    keep_freed_memory()  # as the command does
     return run_of(SATNet(replace(EDITIONS[edition], window=32)), precision)
 
 
@@ -174,7 +171,6 @@ def textbook_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def dncnn(precision: torch.dtype) -> Run:
     """DnCNN's shape (K. Zhang et al., IEEE TIP 2017): 17 layers of 64 channels, BatchNorm; random weights."""
-    keep_freed_memory()  # as the command does
     layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, padding=1), nn.ReLU()]
     for _ in range(15):
         layers += [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
@@ -186,7 +182,6 @@ def dncnn(precision: torch.dtype) -> Run:
 
 def convolutions() -> Run:
     """What the hardware gives: eight 64-channel convolutions at half resolution, nothing between them."""
-    keep_freed_memory()  # as the command does
     net = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(8))).to(torch.bfloat16)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -238,6 +233,7 @@ def convolutions_flop(pixels: int) -> float:
 @torch.inference_mode()
 def work(name: str, pipe: Connection) -> None:
     """A contestant's process: a picture comes in, what it gave, seconds and peak memory in MB go out; None ends it."""
+    keep_freed_memory()  # as the command does
     run = contestants()[name].make()
     while (picture := pipe.recv()) is not None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew

@@ -15,6 +15,8 @@ SMALLEST_TILE = 128
 OVERLAP = 48
 """Pixels that neighbouring tiles share and blend over: over ten photographs the gradients' energy where tiles meet was
 at most 0.8 % off its neighbourhood's; with 32 pixels, 2 %."""
+STRIP = 64
+"""Rows that are blended at once: what lies between input and output is float32, several times, and need not be more."""
 
 Progress = Callable[[int, int], None]
 """Called after every tile with how many are done, of how many."""
@@ -163,19 +165,18 @@ def map_tiles(
     height, width, channels = pixels.shape
     rows, columns = (axis_spans(length, tile_size, overlap, align) for length in (height, width))
     result = np.empty_like(pixels)
-    waiting = np.zeros((0, width, channels), np.float32)  # sums that still await the next row of tiles
+    sums = np.zeros((max(row.stop - row.start for row in rows), width, channels), np.float32)  # one row of tiles
     for i, row in enumerate(rows):
-        band = np.zeros((row.stop - row.start, width, channels), np.float32)
-        band[: len(waiting)] = waiting
         for j, column in enumerate(columns):
             tile = to_float(pixels[row.start : row.stop, column.start : column.stop])
-            band[:, column.start : column.stop] += function(tile) * np.outer(row.weights, column.weights)[..., None]
+            weights = np.outer(row.weights, column.weights)[..., None]
+            sums[: row.stop - row.start, column.start : column.stop] += function(tile) * weights
             if progress is not None:
                 progress(i * len(columns) + j + 1, len(rows) * len(columns))
         stop = rows[i + 1].start if i + 1 < len(rows) else height
         finished = stop - row.start
-        result[row.start : stop] = blend(pixels[row.start : stop], band[:finished], strength)
-        waiting = band[finished:]
+        result[row.start : stop] = blend(pixels[row.start : stop], sums[:finished], strength)
+        sums[:-finished], sums[-finished:] = sums[finished:], 0  # the next row adds to what is not finished
     return result
 
 
@@ -185,5 +186,8 @@ def blend(degraded: np.ndarray, restored: np.ndarray, strength: float) -> np.nda
     degraded: any dtype; restored: float32 of the same shape. Returns degraded's dtype: integers are rounded and
     clipped, floats are not clipped. Each pixel stands alone, so blending a kept result gives the bytes of a new run.
     """
-    weight = np.float32(strength)
-    return from_float((1 - weight) * to_float(degraded) + weight * restored, degraded.dtype)
+    weight, result = np.float32(strength), np.empty_like(degraded)
+    for top in range(0, len(degraded), STRIP):
+        rows = slice(top, top + STRIP)
+        result[rows] = from_float((1 - weight) * to_float(degraded[rows]) + weight * restored[rows], degraded.dtype)
+    return result
