@@ -8,16 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from conftest import save
 from synergic import cli
-from synergic.batch import Job, Options, plan_jobs, restore_files
-from synergic.cluster import answers, check_address, is_loopback
+from synergic.batch import Options, plan_jobs, restore_files
+from synergic.cluster import check_address, is_loopback
 from synergic.errors import SynergicError
 
 FILES = 12
@@ -81,41 +79,15 @@ def name_of(pid: int) -> str:
         return ""
 
 
-class StandIn:
-    """Ray's part in `answers`, in this process: two workers at a time, which die over files of the name `deadly`."""
-
-    class exceptions:  # noqa: N801 - as in Ray
-        RayError = RuntimeError
-
-    def __init__(self, *, starts: bool = True) -> None:
-        self.starts, self.started = starts, 0
-
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
-
-    def remote(self, num_cpus: int, num_gpus: int) -> Callable[..., Any]:
-        assert (num_cpus, num_gpus) == (1, 0)
-        return lambda _: SimpleNamespace(remote=self.start)
-
-    def start(self, _: Options) -> SimpleNamespace:
-        self.started += 1
-        restore = SimpleNamespace(remote=lambda job: (object(), job))
-        return SimpleNamespace(ready=SimpleNamespace(remote=lambda: (object(), None)), restore=restore)
-
-    def wait(self, awaited: list[Any]) -> tuple[list[Any], list[Any]]:
-        return awaited[:1], awaited[1:]
-
-    def get(self, answer: tuple[object, Job | None]) -> dict[str, str] | None:
-        _, job = answer
-        if not self.starts or (job is not None and job.source.stem == "deadly"):
-            raise RuntimeError("died\nof something")
-        return None if job is None else {"status": "restored", "input": "elsewhere"}
+def by_workers(kind: str) -> subprocess.CompletedProcess[str]:
+    """What two workers of tests/dying_workers.py give for four files."""
+    command = [sys.executable, str(Path(__file__).with_name("dying_workers.py")), kind]
+    environment = os.environ | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'}
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
 
 
 def test_a_file_that_kills_its_workers_is_given_up_and_the_others_are_not() -> None:
-    jobs = [Job(Path(f"{name}.png"), Path(f"out/{name}.png")) for name in ("a", "deadly", "b", "c")]
-    ray = StandIn()
-    results = {result["input"]: result for result in answers(ray, jobs, Options())}
+    results = {result["input"]: result for result in map(json.loads, by_workers("Deadly").stdout.splitlines())}
     assert {name: result["status"] for name, result in results.items()} == {
         "a.png": "restored",
         "deadly.png": "failed",
@@ -123,12 +95,14 @@ def test_a_file_that_kills_its_workers_is_given_up_and_the_others_are_not() -> N
         "c.png": "restored",
     }
     assert results["deadly.png"]["error"].startswith("deadly.png: expected a worker to finish it, but 3 died over it")
-    assert ray.started == 2 + 3
 
 
 def test_workers_that_do_not_start_end_the_run() -> None:
-    with pytest.raises(SynergicError, match=r"expected workers, but none starts \(died\); check that all machines"):
-        list(answers(StandIn(starts=False), [Job(Path("a.png"), Path("b.png"))] * 2, Options()))
+    ended = by_workers("Stillborn")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("--cluster: expected workers, got none that works (")
+    assert last.endswith("); check that all machines have this version of synergic")
 
 
 @pytest.mark.parametrize("address", ["local", "127.0.0.1:6379", "localhost:6379", "[::1]:6379"])

@@ -21,6 +21,7 @@ from synergic.images import (
     read_picture,
     write_picture,
 )
+from synergic.stores import fetched, identity, stored
 from synergic.tiling import Progress
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ COARSE_QUALITY = 75
 
 @dataclass(frozen=True)
 class Job:
-    """One file to restore."""
+    """One file to restore. Both may be objects in a store, see `stores.place`."""
 
     source: Path
     target: Path
@@ -134,9 +135,9 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
     single = len(inputs) == 1 and inputs[0].is_file() and output.suffix.lower() in WRITABLE and not output.is_dir()
     jobs = [Job(source, output if single else output / relative) for source, relative in found]
     claimed: dict[Path, Path] = {}
-    sources = {_identity(source) for source, _ in found}
+    sources = {identity(source) for source, _ in found}
     for job in jobs:
-        if job.target.exists() and _identity(job.target) in sources:
+        if identity(job.target) in sources:
             raise SynergicError(
                 f"{job.target}: expected an output apart from the inputs, got one of them; choose another -o"
             )
@@ -147,12 +148,6 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
             )
         claimed[job.target] = job.source
     return jobs[shard[0] - 1 :: shard[1]]
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """The same for all names of a file: links, other spellings."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
 
 
 @dataclass
@@ -168,7 +163,8 @@ class Work:
         """Read the picture, unless it could not be written."""
         if self.job.target.exists() and not options.overwrite:
             raise SynergicError(f"{self.job.target}: exists; pass --overwrite to replace it, or --resume to skip it")
-        self.picture = read_picture(self.job.source, max_pixels=options.max_pixels)
+        with fetched(self.job.source) as file:
+            self.picture = read_picture(file, max_pixels=options.max_pixels)
         check_writable(self.job.target, self.picture)
 
     def restore(self, options: Options, progress: Progress | None) -> None:
@@ -189,7 +185,8 @@ class Work:
     def write(self, options: Options) -> None:
         """Write the picture, whole or not at all."""
         assert self.picture is not None
-        write_picture(self.job.target, self.picture, overwrite=options.overwrite)
+        with stored(self.job.target, overwrite=options.overwrite) as file:
+            write_picture(file, self.picture, overwrite=options.overwrite)
         self.result["status"] = "restored"
 
 

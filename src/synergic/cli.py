@@ -83,8 +83,8 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("inputs", nargs=-1, required=True, type=FOLDER, metavar="INPUT...")
-@click.option("-o", "--output", required=True, type=FOLDER, help="A file for one input file; else a folder.")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
+@click.option("-o", "--output", required=True, type=click.Path(), help="A file for one input file; else a folder.")
 @click.option("--task", type=TASKS, default="auto", show_default=True, help="What to remove; auto decides by the file.")
 @click.option("--weights", help="Published weights by name, or a weights file, in place of the task's.")
 @click.option("--engine", type=click.Choice(["torch", "onnx"]), default="torch", show_default=True, help=ENGINE)
@@ -104,8 +104,8 @@ def command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per file on stdout.")
 def restore(
-    inputs: tuple[Path, ...],
-    output: Path,
+    inputs: tuple[str, ...],
+    output: str,
     shard: str | None,
     cluster: str | None,
     resume: bool,
@@ -113,12 +113,13 @@ def restore(
     max_pixels: int | None,
     **asked: Any,
 ) -> None:
-    """Restore pictures: files, and folders with all that is in them."""
+    """Restore pictures: files, folders with all that is in them, and what URLs such as s3://bucket/scans name."""
     from synergic.batch import Options, plan_jobs, restore_files
+    from synergic.stores import place
 
     if asked["overwrite"] and resume:
         raise SynergicError("--overwrite and --resume: expected one of them, got both")
-    jobs = plan_jobs(inputs, output, parse_shard(shard))
+    jobs = plan_jobs([place(text) for text in inputs], place(output), parse_shard(shard))
     options = Options(**asked) if max_pixels is None else Options(**asked, max_pixels=max_pixels)
     if cluster is None:
         options.check()

@@ -1,12 +1,12 @@
 """Restoring on several machines: workers of a Ray cluster hold the network and take one file after another."""
 
+import json
 import logging
 import os
 import secrets
 import socket
 import sys
 import tempfile
-from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
@@ -18,6 +18,7 @@ from synergic.batch import Job, Options, restore_files
 from synergic.card import published_weights
 from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
+from synergic.stores import place
 
 TRIES = 3
 """How many workers may die over a file."""
@@ -95,45 +96,44 @@ def ray_at(address: str) -> Iterator[Any]:
             ray.shutdown()
 
 
-def answers(ray: Any, jobs: Sequence[Job], options: Options) -> Iterator[dict[str, Any]]:
-    """The results of all jobs. A worker has one file at a time, so that a file that kills it takes no other along."""
-    resources = ray.cluster_resources()
-    kind = "GPU" if resources.get("GPU", 0) >= 1 and options.device in ("auto", "cuda") else "CPU"
-    remote = ray.remote(num_cpus=1, num_gpus=int(kind == "GPU"))(Worker)
-    todo, deaths, idle = deque(jobs), Counter[Job](), list[Any]()
-    busy: dict[Any, tuple[Any, Job | None]] = {}  # by what is awaited; without a job, a worker that starts
+def answers(
+    ray: Any, jobs: Sequence[Job], options: Options, worker: type["Worker"] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The results of all jobs, streamed through Ray Data. A worker, `Worker` unless given, has one file at a time, so
+    that a file that kills it takes no other along."""
+    from ray.data import ActorPoolStrategy, DataContext, from_items
 
-    def start() -> None:
-        worker = remote.remote(portable(options))
-        busy[worker.ready.remote()] = worker, None
-
-    for _ in range(min(max(1, int(resources.get(kind, 0))), len(jobs))):
-        start()
-    while todo or any(job for _, job in busy.values()):
-        while todo and idle:
-            worker, job = idle.pop(), todo.popleft()
-            busy[worker.restore.remote(Job(job.source.absolute(), job.target.absolute()))] = worker, job
-        (answer,), _ = ray.wait(list(busy))
-        worker, answered = busy.pop(answer)
-        try:
-            result = ray.get(answer)
-        except ray.exceptions.RayError as error:
-            if answered is None:
-                if not (idle or busy):
-                    reason = f"none starts ({first_line(error)}); check that all machines have this version of synergic"
-                    raise SynergicError(f"--cluster: expected workers, but {reason}") from error
-                continue
-            start()
-            deaths[answered] += 1
-            if deaths[answered] < TRIES:
-                todo.append(answered)
-            else:
-                reason = f"expected a worker to finish it, but {TRIES} died over it; restore it alone to see why"
-                yield told(answered, {"status": "failed", "error": f"{answered.source}: {reason}"})
-            continue
-        idle.append(worker)
-        if answered is not None:
-            yield told(answered, result)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context, resources = DataContext.get_current(), ray.cluster_resources()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1  # a file that no worker survives is told below, and the others go on
+    gpu = resources.get("GPU", 0) >= 1 and options.device in ("auto", "cuda")
+    size = min(max(1, int(resources.get("GPU" if gpu else "CPU", 0))), len(jobs))
+    rows = [
+        {"number": i, "source": str(job.source.absolute()), "target": str(job.target.absolute())}
+        for i, job in enumerate(jobs)
+    ]
+    restored = from_items(rows, override_num_blocks=len(rows)).map(
+        worker or Worker,  # type: ignore[arg-type]  # a class, made once in each worker
+        fn_constructor_args=(portable(options),),
+        compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
+        num_cpus=1,
+        num_gpus=int(gpu),
+        max_restarts=-1,
+        max_task_retries=TRIES - 1,
+    )
+    awaited = dict(enumerate(jobs))
+    try:
+        for row in restored.iter_rows():
+            yield told(awaited.pop(row["number"]), json.loads(row["result"]))
+    except ray.exceptions.RayError as error:
+        raise SynergicError(
+            f"--cluster: expected workers, got none that works ({first_line(error)}); check that all machines have "
+            "this version of synergic"
+        ) from error
+    for job in awaited.values():
+        reason = f"expected a worker to finish it, but {TRIES} died over it; restore it alone to see why"
+        yield told(job, {"status": "failed", "error": f"{job.source}: {reason}"})
 
 
 def told(job: Job, result: dict[str, Any]) -> dict[str, Any]:
@@ -160,11 +160,10 @@ class Worker:
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def ready(self) -> None:
-        """Answers once the worker has started."""
-
-    def restore(self, job: Job) -> dict[str, Any]:
-        """The result of one file."""
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The result of one file, as JSON."""
+        job = Job(place(row["source"]), place(row["target"]))
         # resume: the output was not there in the beginning, so it is of a worker that died before it could answer
         (result,) = restore_files([job], self.options, resume=not self.options.overwrite)
-        return result | {"worker": f"{socket.gethostname()}:{os.getpid()}"}
+        told = result | {"worker": f"{socket.gethostname()}:{os.getpid()}"}
+        return {"number": row["number"], "result": json.dumps(told)}

@@ -52,8 +52,9 @@ def _exists(path: Path) -> str:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what killed runs left half-written in `folder`: hidden files that no living run holds locked."""
-    for path in folder.glob(f"{_UNFINISHED}*"):
+    """Delete what killed runs left half-written in `folder`: hidden files that no living run holds locked. An object
+    store shows none."""
+    for path in folder.glob(f"{_UNFINISHED}*") if isinstance(folder, Path) else ():
         with suppress(OSError), path.open("r+b") as file:  # locked, gone meanwhile, or not ours to delete
             _lock(file)
             path.unlink()

@@ -19,6 +19,7 @@ import pyvips  # type: ignore[import-untyped]
 
 from synergic.errors import SynergicError
 from synergic.files import whole_file
+from synergic.stores import files_in
 
 __all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "check_writable", "compress_jpeg", "encode_png"]
 __all__ += ["find_pictures", "from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
@@ -128,7 +129,7 @@ def find_pictures(inputs: Sequence[Path], apart: Path | None = None) -> list[tup
     found: list[tuple[Path, Path]] = []
     for given in inputs:
         if given.is_dir():
-            relative = sorted(path.relative_to(given) for path in given.rglob("*") if _is_picture(path, given))
+            relative = [name for name in files_in(given) if _is_picture(name)]
             if apart is not None and given.resolve() in apart.resolve().parents:
                 inside = apart.resolve().relative_to(given.resolve())
                 relative = [name for name in relative if not name.is_relative_to(inside)]
@@ -140,9 +141,9 @@ def find_pictures(inputs: Sequence[Path], apart: Path | None = None) -> list[tup
     return found
 
 
-def _is_picture(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and path.suffix.lower() in READABLE and path.is_file()
+def _is_picture(name: Path) -> bool:
+    """By its path relative to the folder."""
+    return name.suffix.lower() in READABLE and not any(part.startswith(".") for part in name.parts)
 
 
 @contextmanager

@@ -1,0 +1,101 @@
+"""Where pictures lie: in folders, or in object stores under URLs such as s3://bucket/scans (by fsspec).
+
+A URL becomes a `UPath`, which has the methods of a `Path` and is none; what both cannot do alike is here.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synergic.errors import SynergicError
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+
+def place(text: str) -> Path:
+    """The path, or what a URL names. Raises SynergicError for a store that cannot be reached."""
+    if "://" not in text:
+        return Path(text)
+    try:
+        from upath import UPath
+
+        named = UPath(text, use_listings_cache=False)  # other machines write as well
+    except ModuleNotFoundError as error:
+        raise SynergicError(f"{text}: expected {error.name}, got none; run pip install 'synergic[store]'") from None
+    except ValueError as error:
+        raise SynergicError(f"{text}: expected a path or a URL such as s3://bucket/folder; {error}") from None
+    with reached(named):
+        named.exists()  # finds out now what else every file would
+    if named.protocol in ("file", "local"):
+        return Path(named.path)
+    return named  # type: ignore[return-value]  # it has what is asked of it
+
+
+@contextmanager
+def reached(named: "Path | UPath") -> Iterator[None]:
+    """Turn the errors of a store, each of which has kinds of its own, into one SynergicError with its URL."""
+    try:
+        yield
+    except SynergicError:
+        raise
+    except Exception as error:
+        if isinstance(named, Path):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SynergicError(f"{named}: cannot be reached: {reason}; check the URL and the rights to it") from error
+
+
+def files_in(folder: "Path | UPath") -> list[Path]:
+    """All files in a folder and its folders, by their path relative to it, sorted."""
+    if isinstance(folder, Path):
+        return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    with reached(folder):
+        return sorted(Path(name).relative_to(folder.path) for name in folder.fs.find(folder.path))
+
+
+def identity(file: "Path | UPath") -> object:
+    """The same for all names of a file, links and other spellings; None for none that is there."""
+    if not isinstance(file, Path):
+        return str(file)
+    status = file.stat() if file.exists() else None
+    return status and (status.st_dev, status.st_ino)
+
+
+@contextmanager
+def fetched(source: "Path | UPath") -> Iterator[Path]:
+    """A file on this machine with the contents of `source`, for as long as the block lasts."""
+    if isinstance(source, Path):
+        yield source
+        return
+    with copy_of(source) as copy:
+        with reached(source):
+            source.fs.get_file(source.path, str(copy))
+        yield copy
+
+
+@contextmanager
+def stored(target: "Path | UPath", *, overwrite: bool) -> Iterator[Path]:
+    """A name on this machine for a file that becomes `target` when the block ends: an object appears whole."""
+    if isinstance(target, Path):
+        yield target
+        return
+    with copy_of(target) as copy:
+        yield copy
+        with reached(target):
+            if target.exists() and not overwrite:
+                raise SynergicError(f"{target}: exists; pass --overwrite to replace it")
+            target.fs.put_file(str(copy), target.path)
+
+
+@contextmanager
+def copy_of(named: "UPath") -> Iterator[Path]:
+    """A temporary name on this machine, which no error tells."""
+    with tempfile.TemporaryDirectory(prefix="synergic-") as folder:
+        copy = Path(folder, f"copy{named.suffix}")
+        try:
+            yield copy
+        except SynergicError as error:
+            raise SynergicError(str(error).replace(str(copy), str(named))) from error

@@ -1,0 +1,131 @@
+"""Pictures in an object store: moto's S3 on this machine, by the ordinary client."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+
+from conftest import save
+from synergic import cli
+from synergic.batch import Options, plan_jobs, restore_files
+from synergic.errors import SynergicError
+from synergic.stores import place
+
+S3 = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """An S3 of its own."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty one."""
+    for name, value in S3.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    S3FileSystem.clear_instance_cache()
+    named = place(f"s3://{tmp_path.name.replace('_', '-')}")
+    named.mkdir()
+    return named
+
+
+@pytest.fixture
+def scans(bucket: Path, tmp_path: Path, random: np.random.Generator) -> Path:
+    """Three pictures, one that is none, one hidden and a text; and the same in the folder "in"."""
+    for name in ("a.png", "more/b.png", "more/c.TIF"):
+        save(tmp_path / "in" / name, random.integers(0, 256, (40, 30, 3), np.uint8))
+    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    save(tmp_path / "in" / ".hidden.png", np.zeros((8, 8, 1), np.uint8))
+    (tmp_path / "in" / "notes.txt").write_text("none")
+    for path in (tmp_path / "in").rglob("*.*"):
+        (bucket / "in" / path.relative_to(tmp_path / "in")).write_bytes(path.read_bytes())
+    return bucket / "in"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What a folder holds, here or there, by name."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {str(file)[len(str(folder)) + 1 :]: file.read_bytes() for file in files}
+
+
+def test_a_store_gets_what_a_folder_gets(
+    scans: Path, bucket: Path, tmp_path: Path, make_weights: Callable[..., Path]
+) -> None:
+    options = Options(weights=str(make_weights()), precision="float32")
+    list(restore_files(plan_jobs([tmp_path / "in"], tmp_path / "out"), options))
+    wanted = contents(tmp_path / "out")
+    assert sorted(wanted) == ["a.png", "more/b.png", "more/c.TIF"]
+
+    results = {result["input"]: result for result in restore_files(plan_jobs([scans], bucket / "out"), options)}
+    assert [result["status"] for _, result in sorted(results.items())] == ["restored", "failed", "restored", "restored"]
+    assert results[f"{scans}/broken.png"]["error"].startswith(f"{scans}/broken.png: cannot be read: ")
+    assert contents(bucket / "out") == wanted
+    assert contents(bucket / "in") == contents(tmp_path / "in")
+
+    again = restore_files(plan_jobs([scans], bucket / "out"), options, resume=True)
+    assert sorted(result["status"] for result in again) == ["failed", "skipped", "skipped", "skipped"]
+    exists = next(restore_files(plan_jobs([scans / "a.png"], bucket / "out"), options))
+    assert exists["error"] == f"{bucket / 'out'}/a.png: exists; pass --overwrite to replace it, or --resume to skip it"
+    list(restore_files(plan_jobs([scans], tmp_path / "here"), options))
+    assert contents(tmp_path / "here") == wanted
+    with pytest.raises(SynergicError, match="expected an output apart from the inputs, got one of them"):
+        plan_jobs([scans], scans)
+
+
+def test_workers_restore_a_store(scans: Path, bucket: Path, tmp_path: Path, make_weights: Callable[..., Path]) -> None:
+    """Two workers of Ray, which reach it by themselves: byte for byte what one process writes into a folder."""
+    weights, common = str(make_weights()), ["--precision", "float32", "--json"]
+    command = [sys.executable, "-m", "synergic", "restore", str(scans), "-o", str(bucket / "out"), "--weights", weights]
+    environment: dict[str, Any] = os.environ | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'}
+    ended = subprocess.run(
+        [*command, *common, "--cluster"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert ended.returncode == 1, ended.stderr
+    results = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert sorted(result["status"] for result in results) == ["failed", "restored", "restored", "restored"]
+    list(restore_files(plan_jobs([tmp_path / "in"], tmp_path / "out"), Options(weights=weights, precision="float32")))
+    assert contents(bucket / "out") == contents(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nonsense://bucket/in", "expected a path or a URL such as s3://bucket/folder; Unsupported filesystem"),
+        ("s3://bucket/in", "cannot be reached: "),
+    ],
+)
+def test_what_cannot_be_reached_is_one_line(
+    url: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (S3 | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}).items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()  # or it would go on with the server of the tests before
+    monkeypatch.setattr(sys, "argv", ["synergic", "restore", url, "-o", "out"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    told = capsys.readouterr().err
+    assert told.startswith(f"synergic: {url}: {said}")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(("missing", "url"), [("upath", "s3://bucket/in"), ("gcsfs", "gs://bucket/in")])
+def test_without_what_reaches_it_it_says_what_to_install(
+    missing: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(SynergicError, match=f"{url}: .*install"):
+        place(url)
