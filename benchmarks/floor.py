@@ -28,7 +28,7 @@ from synergic.degradations import GaussianNoise
 from synergic.hardware import describe
 from synergic.images import Picture, write_picture
 from synergic.muon import Muon
-from synergic.network import EDITIONS, SATNet
+from synergic.network import EDITIONS, QUERIES_AT_ONCE, SATNet
 from synergic.train import charbonnier
 
 PATCH = 7 * 7 * 16
@@ -55,7 +55,7 @@ def attention_forward(side: int, precision: torch.dtype, rounds: int) -> Row:
     with torch.inference_mode():
         seconds = in_turns(
             rounds,
-            ours=lambda: patch_attention(q, k, v, scale=0.02, chunk=256),
+            ours=lambda: patch_attention(q, k, v, scale=0.02, chunk=QUERIES_AT_ONCE),
             floor=lambda: (patches @ patches.T, weights @ patches),
         )
     return row(f"attention, forward, {side} x {side}, {str(precision).removeprefix('torch.')}", seconds)
