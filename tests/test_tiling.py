@@ -96,6 +96,6 @@ def test_progress_counts_every_tile() -> None:
     assert seen == [(i + 1, 6) for i in range(6)]
 
 
-@pytest.mark.parametrize(("gigabytes", "side"), [(1, 384), (2.9, 384), (3, 768), (8, 768), (12, 1536), (96, 1536)])
+@pytest.mark.parametrize(("gigabytes", "side"), [(1, 384), (2.9, 384), (3, 768), (8, 768), (12, 1280), (96, 1280)])
 def test_tiles_are_as_large_as_memory_allows(gigabytes: float, side: int) -> None:
     assert tile_size_for(int(gigabytes * 2**30)) == side
