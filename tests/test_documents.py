@@ -43,7 +43,7 @@ SHORTER = {
 @pytest.fixture
 def folder(tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the documents speak of, small; the folder that commands run in."""
-    for name in ("scans/a.png", "scans/more/b.jpg", "set12/01.png", "my-pictures/1.png"):
+    for name in ("scans/a.png", "scans/more/b.jpg", "set12/01.png", "live1/1.png", "my-pictures/1.png"):
         save(tmp_path / name, random.integers(0, 256, (96, 96, 3), np.uint8))
     save(tmp_path / "microscope.tif", random.integers(0, 65536, (96, 96, 1), np.uint16))
     for name in ("photo.jpg", "photo.png", "astronaut.png"):
