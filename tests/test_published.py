@@ -38,6 +38,15 @@ def test_gray_denoise(denoiser: Restorer, sigma: float, told: bool, figure: floa
     assert psnr(to_uint8(to_tensor(restored)), GRAY) == pytest.approx(figure, abs=0.03)
 
 
+@pytest.mark.parametrize(("sigma", "figure", "channel_by_channel"), [(15, 35.20, 33.72), (50, 29.65, 28.17)])
+def test_color_denoise(denoiser: Restorer, sigma: float, figure: float, channel_by_channel: float) -> None:
+    noisy = add_gaussian_noise(to_tensor(COLOUR), sigma, Generator().manual_seed(0)).permute(1, 2, 0).numpy()
+    color_denoiser = Restorer.from_pretrained("color-denoise", device="cpu")
+    for restorer, wanted in ((color_denoiser, figure), (denoiser, channel_by_channel)):
+        restored = restorer(noisy, sigma=sigma)
+        assert psnr(to_uint8(to_tensor(restored)), COLOUR) == pytest.approx(wanted, abs=0.03)
+
+
 def test_photo_removes_camera_noise(photo: Restorer) -> None:
     noise = CameraNoise(shot_min=4e-3, shot_max=4e-3, clean=0)
     degraded = to_uint8(noise(to_tensor(COLOUR), Generator().manual_seed(2))[0])
