@@ -37,6 +37,15 @@ def test_gaussian_noise_by_hand(tmp_path: Path, clean: np.ndarray, make_weights:
     assert blind["psnr"] != report["psnr"]
 
 
+def test_ensemble(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights) -> None:
+    ensemble = Restorer.from_pretrained(make_weights(), device="cpu", precision="float32", ensemble=True)
+    report = evaluate(ensemble, Protocol(tmp_path / "clean", sigma=15))
+    noisy = add_gaussian_noise(to_tensor(clean), 15, torch.Generator().manual_seed(0))
+    restored = to_uint8(to_tensor(ensemble(noisy.permute(1, 2, 0).numpy(), sigma=15)))  # one tile
+    assert report["protocol"]["ensemble"] is True
+    assert report["psnr"] == pytest.approx(psnr(restored, clean), abs=1e-3)
+
+
 def test_jpeg_by_hand(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights) -> None:
     restorer = restorer_of(make_weights("jpeg"))
     report = evaluate(restorer, Protocol(tmp_path / "clean", quality=10))

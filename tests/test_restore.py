@@ -79,7 +79,10 @@ def test_ensemble_is_the_mean_of_eight_views(make_weights: MakeWeights, random: 
         turned = np.rot90(np.fliplr(image) if k >= 4 else image, k % 4)
         back = np.rot90(one(np.ascontiguousarray(turned)), -(k % 4))
         views.append(np.fliplr(back) if k >= 4 else back)
-    np.testing.assert_allclose(restorer_of(path, ensemble=True)(image), np.mean(views, 0), atol=1e-6)
+    ensemble = restorer_of(path, ensemble=True)
+    np.testing.assert_allclose(ensemble(image), np.mean(views, 0), atol=1e-6)
+    batch = ensemble.tensor(torch.from_numpy(image)[None, None]).detach()
+    np.testing.assert_allclose(batch[0, 0], np.mean(views, 0), atol=1e-6)
 
 
 def test_tiles_agree_with_the_whole_picture(make_weights: MakeWeights, random: np.random.Generator) -> None:

@@ -75,7 +75,9 @@ class Restorer:
     def tensor(self, degraded: Tensor, *, sigma: float | None = None, quality: int | None = None) -> Tensor:
         """Restore a batch on its device, whole, with gradients if asked for: N C H W in about [0, 1] -> N C H W
         float32, not clipped. C is the picture's, 1 or 3, whatever the network's."""
-        return self._apply(degraded, self.told_strength(sigma, quality))
+        told, views = self.told_strength(sigma, quality), range(8 if self.ensemble else 1)
+        restored = [turned_back(self._apply(turned(degraded, k), told), k) for k in views]
+        return torch.stack(restored).mean(0)
 
     def _apply(self, degraded: Tensor, told: float) -> Tensor:
         """A gray network restores colour channel by channel; a colour network sees gray three times and its answers
@@ -99,6 +101,17 @@ class Restorer:
         """One tile, H W C float32 -> H W C float32."""
         x = torch.from_numpy(tile).permute(2, 0, 1)[None].to(self.device)
         return self._apply(x, told)[0].permute(1, 2, 0).cpu().numpy()
+
+
+def turned(x: Tensor, k: int) -> Tensor:
+    """View number `k` of the 8 flips and quarter turns, as `tiling.turned`. N C H W -> N C H W or N C W H."""
+    return torch.rot90(x.flip(-1) if k >= 4 else x, k % 4, (-2, -1))
+
+
+def turned_back(x: Tensor, k: int) -> Tensor:
+    """The inverse of `turned`."""
+    back = torch.rot90(x, -(k % 4), (-2, -1))
+    return back.flip(-1) if k >= 4 else back
 
 
 def from_hub(name_or_path: str | Path) -> str | Path:
