@@ -51,7 +51,7 @@ def test_photo_removes_camera_noise(photo: Restorer) -> None:
     noise = CameraNoise(shot_min=4e-3, shot_max=4e-3, clean=0)
     degraded = to_uint8(noise(to_tensor(COLOUR), Generator().manual_seed(2))[0])
     assert psnr(degraded, COLOUR) == pytest.approx(28.49, abs=0.01)
-    assert psnr(photo(degraded), COLOUR) == pytest.approx(31.52, abs=0.03)
+    assert psnr(photo(degraded), COLOUR) == pytest.approx(31.46, abs=0.03)
 
 
 def test_photo_keeps_the_brightness(photo: Restorer) -> None:

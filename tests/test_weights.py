@@ -1,6 +1,7 @@
 import json
 import pickle
 import re
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from synergic.errors import SynergicError
 from synergic.weights import load_weights, read_header, save_weights
 
 MakeWeights = Callable[..., Path]
+TRAINING = Path(__file__).parents[1] / "training"
 
 
 def contents(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -148,3 +150,16 @@ def test_the_documented_tensors_are_those_of_the_network(
         assert tensor.dtype == (torch.int64 if table[name] == "one int64" else torch.float32)
         found.add(name)
     assert len(found) == rows, "rows of the table that this network has"
+
+
+def test_average(tmp_path: Path) -> None:
+    networks = [tiny_network(), tiny_network()]
+    for name, network, value in zip("ab", networks, (1.0, 5.0), strict=True):
+        for parameter in network.parameters():
+            parameter.data.fill_(value)
+        save_weights(tmp_path / f"{name}.safetensors", network, tiny_card())
+    average = runpy.run_path(str(TRAINING / "average.py"))["main"]
+    average(str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors"), tmp_path / "mean", share=0.75)
+    mean, card = load_weights(tmp_path / "mean" / "weights.safetensors")
+    assert all((parameter == 4.0).all() for parameter in mean.parameters())
+    assert card == tiny_card()
