@@ -140,6 +140,13 @@ def test_gradients_of_patch_attention(chunk: int | None, key_stride: int) -> Non
     assert torch.autograd.gradcheck(attention, inputs, fast_mode=True, rtol=1e-5)
 
 
+def test_fold_rounds_a_sum_in_bfloat16_once() -> None:
+    patches = torch.randn(2, 5, 3, 7, 7, 4, generator=Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(fold(patches, 4), fold(patches.double(), 4).bfloat16())
+    in_bfloat16 = torch.full((1, 2, 2, 7, 7, 1), 1 / 3).bfloat16()
+    assert fold(in_bfloat16, 2)[0, 6, 6, 0] == (4 * in_bfloat16[0, 0, 0, 0, 0, 0].float()).bfloat16()
+
+
 def test_first_and_second_gradients_of_unfold_and_fold() -> None:
     x = maps(5, 7, dtype=torch.float64)[2].requires_grad_()
     unfolded = unfold(x.detach(), 3, 2).requires_grad_()

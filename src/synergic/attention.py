@@ -77,6 +77,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, chunk: i
     if chunk is None or q.shape[1] <= chunk:
         return _attend(q, k, v, bias)
     parts = q.split(chunk, dim=1)
+    k = k.mT.contiguous().mT  # a product in bfloat16 would transpose them anew for every part
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(_attend, part, k, v, bias, use_reentrant=False) for part in parts], 1)
     return torch.cat([_attend(part, k, v, bias) for part in parts], 1)
@@ -131,8 +132,9 @@ def pad_to_windows(x: Tensor, patch_size: int, stride: int, window: int, halo: i
 
 def window_patches(x: Tensor, side: int, patch_size: int, stride: int, window: int) -> Tensor:
     """The patches of the uppermost row of windows, `side` x `side` each. N H W C -> N*columns side*side D."""
-    strip = unfold(x[:, : (side - 1) * stride + patch_size], patch_size, stride).flatten(3)  # N side w D
-    return unfold(strip, side, window // stride).flatten(0, 2).flatten(1, 2)
+    size = (side - 1) * stride + patch_size  # of a window with its halo
+    windows = unfold(x[:, :size], size, window).flatten(0, 2)  # N*columns size size C
+    return unfold(windows, patch_size, stride).flatten(3).flatten(1, 2)
 
 
 def patches(x: Tensor, patch_size: int, stride: int) -> Tensor:
@@ -175,16 +177,18 @@ def _unfold(x: Tensor, patch_size: int, stride: int) -> Tensor:
 
 
 def _fold(patches: Tensor, stride: int) -> Tensor:
-    """The map in cells of stride x stride: every patch adds its pieces to the few cells that it overlaps."""
+    """The map in cells of stride x stride: every patch adds its pieces to the few cells that it overlaps. Sums of
+    bfloat16 are kept in float32: rounded once, and twice as fast on a CPU, whose sums in bfloat16 are slow."""
     n, h, w, p, _, c = patches.shape
     reach = ceil(p / stride)  # cells per axis that a patch overlaps
-    cells = patches.new_zeros(n, h + reach - 1, stride, w + reach - 1, stride, c)
+    wide = patches.float() if patches.dtype == torch.bfloat16 else patches
+    cells = wide.new_zeros(n, h + reach - 1, stride, w + reach - 1, stride, c)
     for i in range(reach):
         for j in range(reach):
-            piece = patches[:, :, :, i * stride : (i + 1) * stride, j * stride : (j + 1) * stride]  # N h w a b C
+            piece = wide[:, :, :, i * stride : (i + 1) * stride, j * stride : (j + 1) * stride]  # N h w a b C
             a, b = piece.shape[3:5]
             cells[:, i : i + h, :a, j : j + w, :b] += piece.permute(0, 1, 3, 2, 4, 5)
-    x = cells.view(n, (h + reach - 1) * stride, (w + reach - 1) * stride, c)
+    x = cells.to(patches).view(n, (h + reach - 1) * stride, (w + reach - 1) * stride, c)
     return x[:, : (h - 1) * stride + p, : (w - 1) * stride + p]
 
 
