@@ -13,11 +13,13 @@ from synergic import Restorer, SynergicError
 from synergic.explain import (
     Kind,
     Trace,
+    Watch,
     attended,
     bounds,
     explain,
     extremes,
     heat_picture,
+    look,
     tile_around,
     trade_off,
     with_noise,
@@ -154,6 +156,19 @@ def test_the_other_kind_compares_by_the_other_size() -> None:
         twin.log_scale.add_(2 * np.log(7))
     assert pixel.weights == pytest.approx(attended(twin, features, 9, 9, "pixel").weights, abs=1e-6)
     assert attended(twin, features, 9, 9, "patch").patch_size == 7
+
+
+def test_patch_and_pixel_choose_among_the_same_part_of_the_map(random: np.random.Generator) -> None:
+    watch = Watch(restorer_of(window=8, halo=4))
+    for height, width in ((90, 75), (61, 122), (34, 20)):
+        pixels = random.random((height, width, 1), np.float32)
+        for x, y in zip(random.integers(0, width, 20).tolist(), random.integers(0, height, 20).tolist(), strict=True):
+            query = look(watch, pixels, x, y, None, None)
+            (patch_low, patch_high), (pixel_low, pixel_high) = query.patch[0].reach, query.pixel[0].reach
+            assert (patch_low <= pixel_low).all()
+            assert (pixel_low < patch_low + 7).all()
+            assert (pixel_high <= patch_high).all()
+            assert (patch_high - 7 < pixel_high).all()
 
 
 def test_the_places_drawn_unless_told() -> None:

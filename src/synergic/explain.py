@@ -150,6 +150,12 @@ class Attended:
     """side of a patch; 1 for pixels"""
 
     @property
+    def middle(self) -> tuple[int, int]:
+        """The query patch's middle position on the map."""
+        row, column = self.query
+        return row + self.patch_size // 2, column + self.patch_size // 2
+
+    @property
     def reach(self) -> tuple[np.ndarray, np.ndarray]:
         """The corners (row, column) of the part of the map that the keys cover."""
         return self.corners.min(0), self.corners.max(0) + self.patch_size
@@ -274,16 +280,20 @@ class Query:
 
 
 def look(watch: Watch, pixels: np.ndarray, x: int, y: int, sigma: float | None, quality: int | None) -> Query:
-    """What the patch nearest to (x, y) attends to; a gray network's with a colour picture in its first colour."""
+    """What the patch nearest to (x, y) attends to; a gray network's with a colour picture in its first colour.
+
+    The pixel is the middle one of that patch, so that both lie in one window and choose among the same part of the map.
+    """
     rows, columns = (tile_around(*pair, watch.restorer.tile_size) for pair in zip((y, x), pixels.shape, strict=False))
     tile, scale = to_float(pixels[rows, columns]), watch.restorer.network.config.downscale
     row, column = (y - rows.start) // scale, (x - columns.start) // scale
-    kinds: dict[Kind, list[Attended]] = {"patch": [], "pixel": []}
+    by_patch, by_pixel = list[Attended](), list[Attended]()
     for block, trace in zip(watch.blocks, watch.traces(tile, sigma, quality), strict=True):
-        assert block.nonlocal_attention is not None
-        for kind, found in kinds.items():
-            found.append(attended(block.nonlocal_attention, trace.features[:1], row, column, kind))
-    return Query(x, y, tile, np.array([rows.start, columns.start]), scale, **kinds)
+        attention, features = block.nonlocal_attention, trace.features[:1]
+        assert attention is not None
+        by_patch.append(attended(attention, features, row, column, "patch"))
+        by_pixel.append(attended(attention, features, *by_patch[-1].middle, "pixel"))
+    return Query(x, y, tile, np.array([rows.start, columns.start]), scale, by_patch, by_pixel)
 
 
 def tile_around(at: int, length: int, tile_size: int) -> slice:
