@@ -289,7 +289,7 @@ def explain(
 ) -> None:
     """Draw where the network leans local or non-local, and which patches a query patch attends to."""
     from synergic.batch import Options
-    from synergic.explain import explain, with_noise
+    from synergic.explain import explain
     from synergic.figures import check_figure
     from synergic.images import read_picture
 
@@ -299,10 +299,9 @@ def explain(
     options.check()
     picture = read_picture(image)
     restorer = options.restorer(picture)
-    pixels = picture.pixels if noise is None else with_noise(picture.pixels, noise)
-    quality = options.quality_for(picture, restorer)
+    told: dict[str, Any] = {"sigma": options.sigma, "quality": options.quality_for(picture, restorer)}
     with progress_bar("tile") as bar:
-        found = explain(restorer, pixels, figure, at=at, sigma=options.sigma, quality=quality, progress=bar)
+        found = explain(restorer, picture.pixels, figure, at=at, noise=noise, **told, progress=bar)
     click.echo(f"{restorer.card.name}: share of the non-local branch in what is added, mean {found.share.mean():.3f}")
     for block, ((_, nonlocal_), (of_local, of_nonlocal)) in enumerate(zip(found.weights, found.added, strict=True), 1):
         share = of_nonlocal / (of_local + of_nonlocal)
