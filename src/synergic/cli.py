@@ -347,10 +347,10 @@ def compare(
 ) -> None:
     """The network beside classical methods on clean pictures: table, report, contact sheet with zoomed crops."""
     from synergic.card import weights_for
-    from synergic.compare import compare, draw_sheet, table
+    from synergic.compare import colors_of, compare, draw_sheet, table
     from synergic.evaluate import Protocol
     from synergic.figures import check_figure
-    from synergic.images import find_pictures, read_pixels
+    from synergic.images import find_pictures
     from synergic.restore import Restorer
 
     if (asked["sigma"] is None) == (asked["quality"] is None):
@@ -358,8 +358,7 @@ def compare(
     check_figure(output / "sheet.png", overwrite)
     protocol = Protocol(data, **asked)
     if name is None:
-        found = find_pictures([data])
-        colors = read_pixels(found[0][0]).shape[2] if found else 1
+        colors = colors_of([path for path, _ in find_pictures([data])[: protocol.limit]])
         name = weights_for("denoise" if protocol.quality is None else "jpeg", colors)
     restorer = Restorer.from_pretrained(name, device=device, precision=precision)
     with progress_bar("result") as bar:
@@ -368,7 +367,7 @@ def compare(
     lines = [f"{key}: {value}" for key, value in report["protocol"].items()]
     (output / "report.json").write_text(json.dumps(report, indent=1))
     (output / "table.md").write_text("\n".join([table(report), "", *(f"- {line}" for line in lines), ""]))
-    draw_sheet(places, output / "sheet.png")
+    draw_sheet(report, places, output / "sheet.png")
     click.echo("\n".join([*lines, table(report)]))
 
 
