@@ -242,7 +242,7 @@ def weights(as_json: bool) -> None:
 @click.option("--quality", type=int, help="JPEG compression of this quality, 1-100.")
 @click.option("--pairs", type=FOLDER, help="Folder of degraded pictures, with the names of the clean ones.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise, the same for each picture.")
-@click.option("--limit", type=int, help="Only the first pictures.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first pictures.")
 @click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
 @click.option("--save", type=FOLDER, help="Folder for the restored pictures and a page, index.html.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
@@ -330,6 +330,13 @@ def progress_bar(unit: str) -> Iterator["Progress"]:
         yield show
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that could not be made, before anything is computed."""
+    there = next(part for part in (folder, *folder.parents) if part.exists())
+    if not there.is_dir():
+        raise SynergicError(f"{there}: expected a folder, got a file; pass another -o")
+
+
 @command.command()
 @click.argument("data", type=FOLDER, metavar="IMAGE|DIR")
 @click.option("--sigma", type=float, help="White Gaussian noise of this level, 0-255 scale.")
@@ -337,7 +344,7 @@ def progress_bar(unit: str) -> Iterator["Progress"]:
 @click.option("-o", "--output", type=FOLDER, default="comparison", show_default=True, help="Folder for what is found.")
 @click.option("--weights", "name", help="Published weights by name, or a weights file, in place of the task's.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise, the same for each picture.")
-@click.option("--limit", type=int, help="Only the first pictures.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first pictures.")
 @click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
@@ -355,6 +362,7 @@ def compare(
 
     if (asked["sigma"] is None) == (asked["quality"] is None):
         raise SynergicError("compare: expected one of --sigma and --quality; pass how the pictures are to be degraded")
+    check_folder(output)
     check_figure(output / "sheet.png", overwrite)
     protocol = Protocol(data, **asked)
     if name is None:
@@ -420,6 +428,7 @@ def ablate(
     from synergic.ablation import ROWS, ablate, plan, protocols, write_results
     from synergic.figures import check_figure
 
+    check_folder(folder)
     check_figure(folder / "curves.png", overwrite=True)
     runs = plan(recipe, folder, list(dict.fromkeys(rows)) or list(ROWS), seeds, parse_changes(changes))
     wanted = protocols(runs[0].recipe, folders or [runs[0].recipe.validation], **levels)
