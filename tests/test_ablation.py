@@ -11,7 +11,18 @@ import pytest
 
 from conftest import tiny_recipe
 from synergic import Restorer, SynergicError
-from synergic.ablation import ROWS, Run, ablate, check_recipe, collect, plan, protocols, row_recipe, write_results
+from synergic.ablation import (
+    ROWS,
+    Run,
+    ablate,
+    check_recipe,
+    collect,
+    plan,
+    plus_minus,
+    protocols,
+    row_recipe,
+    write_results,
+)
 from synergic.evaluate import Protocol, evaluate
 from synergic.images import read_pixels
 from synergic.train import read_recipe, validation_batches
@@ -80,6 +91,8 @@ def test_runs_go_seed_by_seed(recipe: Path, tmp_path: Path) -> None:
     assert all(run.recipe.steps == 9 for run in runs)
     with pytest.raises(SynergicError, match="init: expected none, got 'gray-denoise'"):
         plan(recipe, tmp_path, ALL, 1, {"init": "gray-denoise"})
+    with pytest.raises(SynergicError, match="rows that differ, got 'patch_size=5' and 'patch_size=5,stride=4'; leave"):
+        plan(recipe, tmp_path, ["patch_size=5", "satnet", "patch_size=5,stride=4"], 1, {})
 
 
 def test_what_is_evaluated(recipe: Path) -> None:
@@ -90,6 +103,8 @@ def test_what_is_evaluated(recipe: Path) -> None:
         protocols(noise, folders, quality=(10,))
     fixed = read_recipe(recipe, {"degradation.sigma_min": "40", "degradation.sigma_max": "40"})
     assert protocols(fixed, folders[1:]) == {"b, sigma 40": Protocol(Path("b"), sigma=40)}
+    with pytest.raises(SynergicError, match=r"--data: expected names that differ, got a/b and b; rename one"):
+        protocols(noise, [Path("a/b"), Path("b")])
     alone = read_recipe(recipe, {"network.conditioned": "false"})
     assert all(protocol.blind for protocol in protocols(alone, folders).values())
     assert protocols(read_recipe(RECIPES / "photo.toml"), folders) == {}
@@ -112,6 +127,7 @@ def test_the_scores_are_those_of_evaluate(finished: tuple[Path, list[Run], dict[
     weights = run.folder / "weights.safetensors"
     report = evaluate(Restorer.from_pretrained(weights, device="cpu"), wanted["val, sigma 25"])
     assert found["rows"][3]["scores"]["val, sigma 25"][1] == report["psnr"]
+    assert found["rows"][3]["ssim"]["val, sigma 25"][1] == report["ssim"]
     assert found["rows"][3]["parameters"] == report["parameters"]
     assert found["rows"][0]["parameters"] == report["parameters"], "patches have no more parameters than pixels"
     assert found["rows"][1]["parameters"] < found["rows"][2]["parameters"] < report["parameters"]
@@ -129,13 +145,16 @@ def test_tables_and_figure(finished: tuple[Path, list[Run], dict[str, Protocol]]
     assert titles[2:6] == ["baseline (pixel-wise)", "w/o LA", "w/o NLA", "SAT-Net"]
     assert titles[6:] == ["", "SAT-Net above", "-" * 21, *titles[2:5]]
     above = [b - a for a, b in zip(values, collect(folder)["rows"][3]["scores"]["val, sigma 25"], strict=True)]
-    assert f"{fmean(above):.2f} ± {stdev(above):.2f}" in lines[9]
+    assert f"{fmean(above):z.2f} ± {stdev(above):.2f}" in lines[9]
     assert f"{mean:.2f} ± {spread:.2f}" in lines[2]
     with (folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["row"] for row in rows] == ALL
     assert float(rows[0]["val, sigma 25, mean"]) == pytest.approx(mean)
     assert float(rows[0]["val, sigma 25, deviation"]) == pytest.approx(spread)
+    ssim = collect(folder)["rows"][0]["ssim"]["val, sigma 25"]
+    assert float(rows[0]["val, sigma 25, SSIM, mean"]) == pytest.approx(fmean(ssim))
+    assert "validation, SSIM, mean" not in rows[0]
     assert json.loads((folder / "results.json").read_text())["rows"][0]["scores"]["val, sigma 25"] == values
     height, width = read_pixels(folder / "curves.png").shape[:2]
     assert width > 2 * height
@@ -158,6 +177,31 @@ def test_nothing_is_done_twice(
     assert collect(folder)["rows"][0]["scores"].keys() == {"validation", "val, sigma 25"}, "as far as all seeds have it"
     with pytest.raises(SynergicError, match="batch_size: expected 2 as it began, got 3; pass another -o"):
         ablate(plan(recipe, folder, ["satnet"], 1, {"batch_size": "3"}), {}, "cpu")
+
+
+def test_another_folder_of_the_same_name_is_evaluated_anew(
+    finished: tuple[Path, list[Run], dict[str, Protocol]], tmp_path: Path, recipe: Path
+) -> None:
+    folder, said = tmp_path / "copy", list[str]()
+    for row in ("satnet", "baseline"):
+        shutil.copytree(finished[0] / row, folder / row)
+    before = collect(folder)["rows"][1]["scores"]["val, sigma 25"]
+    shutil.copytree(recipe.parent / "val", tmp_path / "same" / "val")
+    shutil.copytree(recipe.parent / "train", tmp_path / "other" / "val")
+    runs = plan(recipe, folder, ["satnet"], 2, {})
+    ablate(runs, protocols(runs[0].recipe, [tmp_path / "same" / "val"]), "cpu", said.append)
+    assert said == [], "the same pictures elsewhere"
+    ablate(runs, protocols(runs[0].recipe, [tmp_path / "other" / "val"]), "cpu", said.append)
+    assert len(said) == 2
+    with pytest.raises(SynergicError, match=r"val, sigma 25: expected the pictures of .*seed-1, got others, of"):
+        collect(folder)
+    shutil.rmtree(folder / "baseline")
+    assert collect(folder)["rows"][0]["scores"]["val, sigma 25"] != before
+
+
+def test_nothing_is_printed_as_less_than_nothing() -> None:
+    assert plus_minus([-0.004, -0.002]) == "0.00 ± 0.00"
+    assert plus_minus([-0.006]) == "-0.01"
 
 
 def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from io import StringIO
-from itertools import cycle
+from itertools import combinations, cycle
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 
+from synergic.data import read_folder
 from synergic.degradations import JPEG, GaussianNoise
 from synergic.errors import SynergicError
 from synergic.evaluate import Protocol, evaluate, markdown, seconds_per_megapixel
@@ -68,6 +70,9 @@ def plan(path: Path, folder: Path, rows: Sequence[str], seeds: int, changes: Map
     if whole.init is not None:
         raise SynergicError(f"{path}: init: expected none, got {whole.init!r}; rows start alike only from new weights")
     recipes = {row: row_recipe(path, changes, row) for row in rows}
+    for one, other in combinations(recipes, 2):
+        if recipes[one] == recipes[other]:
+            raise SynergicError(f"--row: expected rows that differ, got {one!r} and {other!r}; leave one of them out")
     return [
         Run(row, replace(recipe, seed=seed), folder / row / f"seed-{seed}")
         for seed in range(whole.seed, whole.seed + seeds)
@@ -102,8 +107,13 @@ def protocols(recipe: Recipe, folders: Sequence[Path], **levels: Sequence[float]
     """What is evaluated, by name: every folder at every level.
 
     levels: sigma or quality; unless given, those of the field's tables that the recipe trains for. Weights for photos
-    have none: only their validation is compared.
+    have none: only their validation is compared. Two folders of one name raise SynergicError.
     """
+    names = {folder.name: folder for folder in folders}
+    alike = [folder for folder in folders if names[folder.name] != folder]
+    if alike:
+        one, other = alike[0], names[alike[0].name]
+        raise SynergicError(f"--data: expected names that differ, got {one} and {other}; rename one")
     kind = {GaussianNoise: "sigma", JPEG: "quality"}.get(type(recipe.degradation))
     wrong = [name for name, given in levels.items() if given and name != kind]
     if wrong:
@@ -163,10 +173,12 @@ def validations(folder: Path) -> dict[int, float]:
 
 
 def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Callable[[str], None]) -> None:
-    """Evaluate a trained run where it is not yet, and time it once; scores.json holds what is found."""
+    """Evaluate a trained run where it is not yet, or was on other pictures of that name, and time it once; scores.json
+    holds what is found."""
     path = folder / "scores.json"
     found = json.loads(path.read_text()) if path.exists() else {}
-    missing = {name: protocol for name, protocol in wanted.items() if name not in found.get("scores", {})}
+    scores = found.get("scores", {})
+    missing = {name: protocol for name, protocol in wanted.items() if not is_of(scores.get(name), protocol.data)}
     if found and not missing:
         return
     restorer = Restorer.from_pretrained(folder / "weights.safetensors", device=device)
@@ -180,8 +192,24 @@ def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Call
     for name, protocol in missing.items():
         report = evaluate(restorer, protocol)
         found["scores"][name] = {key: report[key] for key in ("psnr", "ssim", "degraded_psnr", "protocol")}
+        found["scores"][name]["pictures"] = checksum(protocol.data)
         say(f"{name}: {report['psnr']:.3f} dB")
     write_whole(path, json.dumps(found, indent=1))
+
+
+def is_of(score: dict[str, Any] | None, folder: Path) -> bool:
+    """Whether a score is there and of the pictures of a folder, which may lie elsewhere by now."""
+    if score is None:
+        return False
+    return score["protocol"]["data"] == str(folder) or score.get("pictures") == checksum(folder)
+
+
+def checksum(folder: Path) -> int:
+    """Of all pixels of the pictures of a folder."""
+    total = 0
+    for _, pixels in read_folder(folder):
+        total = crc32(np.ascontiguousarray(pixels), total)
+    return total
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -194,7 +222,8 @@ def collect(folder: Path) -> dict[str, Any]:
     """All finished runs of a folder: {"recipe": .., "rows": [..]}, the paper's rows first.
 
     A row has its name, title, seeds, parameters, seconds per megapixel (mean), training seconds (mean), the validation
-    curve of every seed, and "scores": values by name, one for each seed, the last validation among them.
+    curve of every seed, "scores": PSNR by name, one for each seed, the last validation among them, and "ssim" likewise.
+    Runs of different recipes, or evaluated on different pictures, raise SynergicError.
     """
     finished = sorted(path.parent for path in folder.glob("*/seed-*/scores.json"))
     if not finished:
@@ -206,10 +235,26 @@ def collect(folder: Path) -> dict[str, Any]:
         ]
         if different:
             raise SynergicError(f"{run}: {different[0]}: expected the same in every run, got {recipe[different[0]]!r}")
+    check_pictures(finished)
     names = {run.parent.name for run in finished}
     ordered = [name for name in ROWS if name in names] + sorted(names - ROWS.keys())
     rows = [collect_row([run for run in finished if run.parent.name == name]) for name in ordered]
     return {"recipe": {key: value for key, value in recipes[0].items() if key not in ("seed", "network")}, "rows": rows}
+
+
+def check_pictures(runs: Sequence[Path]) -> None:
+    """Refuse scores of one name that were measured on other pictures in one run than in another."""
+    first: dict[str, tuple[Path, int]] = {}
+    for run in runs:
+        for name, of in json.loads((run / "scores.json").read_text())["scores"].items():
+            if "pictures" not in of:  # runs from before it was kept
+                continue
+            other, pictures = first.setdefault(name, (run, of["pictures"]))
+            if of["pictures"] != pictures:
+                raise SynergicError(
+                    f"{run}: {name}: expected the pictures of {other}, got others, of {of['protocol']['data']}; "
+                    "evaluate all rows on one folder"
+                )
 
 
 def collect_row(runs: Sequence[Path]) -> dict[str, Any]:
@@ -229,6 +274,7 @@ def collect_row(runs: Sequence[Path]) -> dict[str, Any]:
         "training_seconds": fmean(of["training_seconds"] for of in found),
         "hardware": found[0]["hardware"],
         "scores": scores,
+        "ssim": {name: [of["scores"][name]["ssim"] for of in found] for name in common},
         "protocols": {name: found[0]["scores"][name]["protocol"] for name in common},
         "curves": curves,
     }
@@ -271,7 +317,7 @@ def shared_seeds(row: dict[str, Any], other: dict[str, Any]) -> list[tuple[int, 
 def plus_minus(values: Sequence[float]) -> str:
     """Mean ± sample deviation with two decimals, as far as there are values."""
     mean, spread = mean_and_deviation(values)
-    return ("" if mean is None else f"{mean:.2f}") + ("" if spread is None else f" ± {spread:.2f}")
+    return ("" if mean is None else f"{mean:z.2f}") + ("" if spread is None else f" ± {spread:.2f}")
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -279,9 +325,23 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float | None, float | N
     return fmean(values) if values else None, stdev(values) if len(values) > 1 else None
 
 
-def score_names(found: dict[str, Any]) -> list[str]:
-    """The names of all scores, in the order in which rows have them."""
-    return list(dict.fromkeys(name for row in found["rows"] for name in row["scores"]))
+def score_names(found: dict[str, Any], kind: str = "scores") -> list[str]:
+    """The names of all scores, or of all "ssim", in the order in which rows have them."""
+    return list(dict.fromkeys(name for row in found["rows"] for name in row[kind]))
+
+
+def as_csv(found: dict[str, Any]) -> str:
+    """All rows with mean and deviation over the seeds of every PSNR, in dB, and every SSIM."""
+    plain = ("row", "parameters", "seconds_per_megapixel", "training_seconds")
+    kinds = [(kind, name) for kind in ("scores", "ssim") for name in score_names(found, kind)]
+    titles = [name if kind == "scores" else f"{name}, SSIM" for kind, name in kinds]
+    with StringIO(newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*plain, "seeds", *(f"{title}, {of}" for title in titles for of in ("mean", "deviation"))])
+        for row in found["rows"]:
+            values = [value for kind, name in kinds for value in mean_and_deviation(row[kind].get(name, []))]
+            writer.writerow([*(row[key] for key in plain), len(row["seeds"]), *values])
+        return file.getvalue()
 
 
 def write_results(folder: Path) -> str:
@@ -290,14 +350,7 @@ def write_results(folder: Path) -> str:
     text = f"{table(found)}\n\n{gaps(found)}".strip()
     write_whole(folder / "table.md", text + "\n")
     write_whole(folder / "results.json", json.dumps(found, indent=1))
-    names, plain = score_names(found), ("row", "parameters", "seconds_per_megapixel", "training_seconds")
-    with StringIO(newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*plain, "seeds", *(f"{name}, {of}" for name in names for of in ("mean", "deviation"))])
-        for row in found["rows"]:
-            scores = [value for name in names for value in mean_and_deviation(row["scores"].get(name, []))]
-            writer.writerow([*(row[key] for key in plain), len(row["seeds"]), *scores])
-        write_whole(folder / "table.csv", file.getvalue())
+    write_whole(folder / "table.csv", as_csv(found))
     draw(found, folder / "curves.png")
     return text
 
