@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from synergic.ablation import (
     ablate,
     check_recipe,
     collect,
+    draw,
     plan,
     plus_minus,
     protocols,
@@ -158,6 +160,25 @@ def test_tables_and_figure(finished: tuple[Path, list[Run], dict[str, Protocol]]
     assert json.loads((folder / "results.json").read_text())["rows"][0]["scores"]["val, sigma 25"] == values
     height, width = read_pixels(folder / "curves.png").shape[:2]
     assert width > 2 * height
+
+
+def test_lines_are_told_apart_and_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = list[Any]()
+    monkeypatch.setattr("synergic.ablation.save_figure", lambda figure, _: drawn.append(figure))
+    names = ["satnet", *(f"embedding={width}" for width in range(9))]
+    rows = [{"row": name, "title": name, "seeds": [1], "curves": [{1: 30.0, 2: 31.0}]} for name in names]
+    rows[0] |= {"seeds": [1, 2], "curves": [{1: 30.0, 2: 31.0}, {1: 30.5, 2: 31.5}]}
+    draw({"rows": rows}, Path("curves.png"))
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        assert len({(line.get_color(), line.get_linestyle()) for line in axis.lines}) == len(names)
+        assert all(float(step).is_integer() for step in axis.get_xticks())
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "mean; band: 1 deviation"
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["satnet, 2 seeds", "embedding=0, 1 seed"]
+    right = max(axis.get_window_extent().x1 for axis in figure.axes)
+    assert legend.get_window_extent().x0 >= right, "beside the curves"
 
 
 def test_nothing_is_done_twice(

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from io import StringIO
-from itertools import combinations, cycle
+from itertools import combinations, cycle, product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from synergic.data import read_folder
 from synergic.degradations import JPEG, GaussianNoise
 from synergic.errors import SynergicError
 from synergic.evaluate import Protocol, evaluate, markdown, seconds_per_megapixel
-from synergic.figures import COLORS, new_figure, save_figure
+from synergic.figures import COLORS, STYLES, new_figure, save_figure
 from synergic.files import whole_file
 from synergic.hardware import describe
 from synergic.network import SATNetConfig, count_parameters
@@ -362,14 +362,16 @@ Curve = dict[int, float]
 def draw(found: dict[str, Any], path: Path) -> None:
     """Validation PSNR against steps; beside it each row's difference to SAT-Net, seed by seed. Lines are means over
     seeds, bands their deviation."""
-    figure = new_figure(12, 4.8)
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(14, 4.8)
     left, right = figure.subplots(1, 2)
     whole = whole_network(found)
-    for row, color in zip(found["rows"], cycle(COLORS)):
-        draw_band(left, row["curves"], color, row["title"])
+    for row, (style, color) in zip(found["rows"], cycle(product(STYLES, COLORS))):
+        draw_band(left, row["curves"], color, style, f"{row['title']}, {seeds_in_words(row['seeds'])}")
         if whole is not None:
             pairs = [(row["curves"][i], whole["curves"][j]) for i, j in shared_seeds(row, whole)]
-            draw_band(right, [difference(*pair) for pair in pairs], color, row["title"])
+            draw_band(right, [difference(*pair) for pair in pairs], color, style, row["title"])
     left.set(xlabel="steps", ylabel="validation PSNR, dB")
     right.set(xlabel="steps", ylabel="PSNR beyond SAT-Net of the same seed, dB")
     settled = [
@@ -382,8 +384,14 @@ def draw(found: dict[str, Any], path: Path) -> None:
     left.set_ylim(min(settled) - 0.05, max(settled) + 0.05)
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    left.legend(loc="lower right")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", title="mean; band: 1 deviation")
     save_figure(figure, path)
+
+
+def seeds_in_words(seeds: Sequence[int]) -> str:
+    """How many runs a line is the mean of."""
+    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
 
 
 def difference(curve: Curve, other: Curve) -> Curve:
@@ -391,12 +399,12 @@ def difference(curve: Curve, other: Curve) -> Curve:
     return {step: curve[step] - other[step] for step in curve if step in other}
 
 
-def draw_band(axis: "Axes", curves: Sequence[Curve], color: str, label: str) -> None:
+def draw_band(axis: "Axes", curves: Sequence[Curve], color: str, style: str, label: str) -> None:
     """The mean of several curves at the steps of all, and a band of their deviation."""
     if not curves:
         return
     steps = sorted(set(curves[0]).intersection(*curves[1:]))
     values = np.array([[curve[step] for step in steps] for curve in curves])
     mean, spread = values.mean(0), values.std(0, ddof=min(1, len(curves) - 1))
-    axis.plot(steps, mean, color=color, label=label)
+    axis.plot(steps, mean, style, color=color, label=label, marker="o", markersize=3)
     axis.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
