@@ -8,9 +8,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from conftest import tiny_recipe
+from conftest import tiny_card, tiny_network, tiny_recipe
 from synergic import Restorer, SynergicError
 from synergic.ablation import (
     ROWS,
@@ -23,6 +25,8 @@ from synergic.ablation import (
     plus_minus,
     protocols,
     row_recipe,
+    table,
+    timing,
     write_results,
 )
 from synergic.evaluate import Protocol, evaluate
@@ -218,6 +222,32 @@ def test_another_folder_of_the_same_name_is_evaluated_anew(
         collect(folder)
     shutil.rmtree(folder / "baseline")
     assert collect(folder)["rows"][0]["scores"]["val, sigma 25"] != before
+
+
+@pytest.mark.parametrize(("seconds", "side"), [(0.001, 512), (0.1, 256), (5.0, 128)])
+def test_slow_networks_are_timed_on_small_pictures(seconds: float, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for global attention: `seconds` for 128 x 128 pixels, and with the square of the area."""
+    clock, called = [0.0], list[int]()
+
+    class Slow(Restorer):
+        def __call__(self, image: np.ndarray, **_: Any) -> np.ndarray:
+            called.append(len(image))
+            clock[0] += seconds * (len(image) / 128) ** 4
+            return image
+
+    monkeypatch.setattr("synergic.evaluate.time.perf_counter", lambda: clock[0])
+    found = timing(Slow(tiny_network(), tiny_card(), torch.device("cpu"), torch.float32))
+    assert found["timed_side"] == side
+    assert called[-3:] == [side] * 3
+    assert found["seconds_per_megapixel"] == pytest.approx(seconds * (side / 128) ** 4 * 1e6 / side**2)
+    assert clock[0] < 100
+
+
+def test_a_small_picture_is_named_in_the_table(finished: tuple[Path, list[Run], dict[str, Protocol]]) -> None:
+    found = collect(finished[0])
+    assert " x " not in table(found)
+    found["rows"][0]["timed_side"] = 128
+    assert "(128 x 128)" in table(found).splitlines()[2]
 
 
 def test_nothing_is_printed_as_less_than_nothing() -> None:

@@ -48,6 +48,10 @@ TITLES = {
 }
 LEVELS = {"sigma": (15, 25, 50, 70), "quality": (10, 20, 30, 40)}
 """Of the field's tables."""
+TIMED_SIDES = (128, 256, 512)
+"""Sides of the pictures that rows are timed on: the greatest whose half takes less than SLOW seconds."""
+SLOW = 1.0
+"""Global attention takes 16 times as long on twice the side: no call takes much more than 16 seconds."""
 PLACES = ("pictures", "validation", "workers", "accumulate")
 """Keys of a recipe that may change while it runs: where it runs, not what it does."""
 
@@ -184,7 +188,7 @@ def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Call
     restorer = Restorer.from_pretrained(folder / "weights.safetensors", device=device)
     found = found or {
         "parameters": count_parameters(restorer.network),
-        "seconds_per_megapixel": seconds_per_megapixel(restorer),
+        **timing(restorer),
         "hardware": describe(restorer.device),
         "training_seconds": restorer.card.seconds,
         "scores": {},
@@ -195,6 +199,17 @@ def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Call
         found["scores"][name]["pictures"] = checksum(protocol.data)
         say(f"{name}: {report['psnr']:.3f} dB")
     write_whole(path, json.dumps(found, indent=1))
+
+
+def timing(restorer: Restorer) -> dict[str, float]:
+    """Seconds per megapixel, and the side of the picture that was timed: per pixel, global attention takes longer on a
+    larger one."""
+    side = TIMED_SIDES[0]
+    for larger in TIMED_SIDES[1:]:
+        if seconds_per_megapixel(restorer, side, rounds=1) * side**2 / 1e6 >= SLOW:
+            break
+        side = larger
+    return {"seconds_per_megapixel": seconds_per_megapixel(restorer, side), "timed_side": side}
 
 
 def is_of(score: dict[str, Any] | None, folder: Path) -> bool:
@@ -221,8 +236,9 @@ def write_whole(path: Path, text: str) -> None:
 def collect(folder: Path) -> dict[str, Any]:
     """All finished runs of a folder: {"recipe": .., "rows": [..]}, the paper's rows first.
 
-    A row has its name, title, seeds, parameters, seconds per megapixel (mean), training seconds (mean), the validation
-    curve of every seed, "scores": PSNR by name, one for each seed, the last validation among them, and "ssim" likewise.
+    A row has its name, title, seeds, parameters, seconds per megapixel (mean) and the side of what was timed, training
+    seconds (mean), the validation curve of every seed, "scores": PSNR by name, one for each seed, the last validation
+    among them, and "ssim" likewise.
     Runs of different recipes, or evaluated on different pictures, raise SynergicError.
     """
     finished = sorted(path.parent for path in folder.glob("*/seed-*/scores.json"))
@@ -271,6 +287,7 @@ def collect_row(runs: Sequence[Path]) -> dict[str, Any]:
         "seeds": [int(run.name.removeprefix("seed-")) for run in runs],
         "parameters": found[0]["parameters"],
         "seconds_per_megapixel": fmean(of["seconds_per_megapixel"] for of in found),
+        "timed_side": found[0].get("timed_side", TIMED_SIDES[-1]),
         "training_seconds": fmean(of["training_seconds"] for of in found),
         "hardware": found[0]["hardware"],
         "scores": scores,
@@ -281,10 +298,12 @@ def collect_row(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown: mean ± deviation over the seeds, PSNR in dB."""
+    """Markdown: mean ± deviation over the seeds, PSNR in dB. Rows timed on small pictures say so."""
     names, rows = score_names(found), []
     for row in found["rows"]:
-        seconds = f"{row['seconds_per_megapixel']:.2f}", f"{row['training_seconds']:.0f}"
+        side = row["timed_side"]
+        of_side = "" if side == TIMED_SIDES[-1] else f" ({side} x {side})"
+        seconds = f"{row['seconds_per_megapixel']:.2f}{of_side}", f"{row['training_seconds']:.0f}"
         scores = [plus_minus(row["scores"].get(name, [])) for name in names]
         rows.append([row["title"], str(len(row["seeds"])), f"{row['parameters']:,}", *seconds, *scores])
     return markdown(["row", "seeds", "parameters", "s/Mpx", "training, s", *names], rows)
