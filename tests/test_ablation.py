@@ -1,6 +1,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -277,6 +279,32 @@ def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path, monkeypatch: p
     assert said == [f"[1/1] SAT-Net, seed 1: training from step {step} to 4" for step in (0, 2)]
     one, other = (load_weights(runs[0].folder / "weights.safetensors")[0].state_dict() for runs in (whole, halved))
     assert [key for key in one if not one[key].equal(other[key])] == []
+
+
+def test_processes_fill_one_folder(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "synergic", "ablate", str(recipe), "-o", str(tmp_path), "--seeds=1"]
+    command += ["--set", "steps=2", "--accelerator=cpu"]
+    running = [subprocess.Popen([*command, "--row", row]) for row in ("satnet", "without-local")]
+    assert [process.wait() for process in running] == [0, 0]
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [row["row"] for row in found["rows"]] == ["without-local", "satnet"]
+    titles = [line.split(" | ")[0].strip("| ") for line in (tmp_path / "table.md").read_text().splitlines()]
+    assert titles[2:4] == ["w/o LA", "SAT-Net"]
+
+
+def test_a_run_that_is_finished_meanwhile_is_in_the_table(
+    finished: tuple[Path, list[Run], dict[str, Protocol]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished[0] / "satnet", tmp_path / "satnet")
+    drawn = list[int]()
+
+    def slowly(found: dict[str, Any], _: Path) -> None:
+        drawn.append(len(found["rows"]))
+        shutil.copytree(finished[0] / "baseline", tmp_path / "baseline", dirs_exist_ok=True)
+
+    monkeypatch.setattr("synergic.ablation.draw", slowly)
+    assert "| baseline (pixel-wise) |" in write_results(tmp_path)
+    assert drawn == [1, 2]
 
 
 def test_runs_of_two_recipes_are_not_put_in_one_table(

@@ -364,13 +364,16 @@ def as_csv(found: dict[str, Any]) -> str:
 
 
 def write_results(folder: Path) -> str:
-    """Write table.md, table.csv, results.json and curves.png from all finished runs; returns the tables."""
-    found = collect(folder)
-    text = f"{table(found)}\n\n{gaps(found)}".strip()
-    write_whole(folder / "table.md", text + "\n")
-    write_whole(folder / "results.json", json.dumps(found, indent=1))
-    write_whole(folder / "table.csv", as_csv(found))
-    draw(found, folder / "curves.png")
+    """Write table.md, table.csv, results.json and curves.png from all finished runs; returns the tables. Written again
+    if another process has finished a run meanwhile: whichever writes last, the table is of all."""
+    found, written = collect(folder), None
+    while found != written:
+        text = f"{table(found)}\n\n{gaps(found)}".strip()
+        write_whole(folder / "table.md", text + "\n")
+        write_whole(folder / "results.json", json.dumps(found, indent=1))
+        write_whole(folder / "table.csv", as_csv(found))
+        draw(found, folder / "curves.png")
+        found, written = collect(folder), found
     return text
 
 
