@@ -164,5 +164,6 @@ def test_the_weights_of_the_task_are_taken_unless_told(
     source = save(tmp_path / "a.png", to_colors(COLOUR, 1))
     command = ("compare", source, "-o", tmp_path / "out", "--sigma", 25)
     assert "SAT-Net (gray-denoise)" in call(capsys, monkeypatch, *command)[1]
-    command = ("compare", save(tmp_path / "b.png", to_colors(to_colors(COLOUR, 1), 3)), *command[2:], "--overwrite")
-    assert "SAT-Net (gray-denoise)" in call(capsys, monkeypatch, *command)[1], "gray stored as RGB"
+    twin = save(tmp_path / "b.png", to_colors(to_colors(COLOUR, 1), 3))
+    told = call(capsys, monkeypatch, "compare", twin, *command[2:], "--overwrite")[1]
+    assert "SAT-Net (gray-denoise)" in told, "gray stored as RGB"

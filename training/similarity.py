@@ -133,7 +133,7 @@ def draw(found: dict[str, dict[Setting, tuple[float, float]]], path: Path) -> No
         for axis in column:
             axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("overlap at 10 with the clean picture's")
-    axes[1, 0].set_ylabel("RMS difference of the pixels found, clean")
+    axes[1, 0].set_ylabel("RMS difference of the pixels found,\nclean, gray levels (0-255)")
     axes[0, -1].legend(title="patch; keys in a window of 65x65 or all", ncols=2, fontsize=8)
     save_figure(figure, path)
 

@@ -223,7 +223,7 @@ def checksum(folder: Path) -> int:
     """Of all pixels of the pictures of a folder."""
     total = 0
     for _, pixels in read_folder(folder):
-        total = crc32(np.ascontiguousarray(pixels), total)
+        total = crc32(pixels.tobytes(), total)
     return total
 
 

@@ -359,8 +359,11 @@ def draw_pictures(
 def mark(axis: "Axes", query: Query, name: str, *, left: bool) -> None:
     """A dot on the query's place, its name beside it."""
     axis.plot(query.x, query.y, "o", color="white", markersize=5, markeredgecolor="black")
-    aside = {"xytext": (-6 if left else 6, 0), "textcoords": "offset points", "ha": "right" if left else "left"}
-    axis.annotate(name, (query.x, query.y), color="white", va="center", path_effects=[dark_edge(3)], **aside)
+    aside, ha = ((-6, 0), "right") if left else ((6, 0), "left")
+    words = axis.annotate(
+        name, (query.x, query.y), aside, textcoords="offset points", color="white", ha=ha, va="center"
+    )
+    words.set_path_effects([dark_edge(3)])
 
 
 def draw_weights(figure: "SubFigure", found: TradeOff) -> None:
