@@ -94,8 +94,11 @@ class OnnxModel:
     """Name of the input for the strength; None for a model that works without."""
 
     @classmethod
-    def from_bytes(cls, model: bytes, source: str | Path) -> Self:
-        """A model in one file; anything else raises SynergicError, which names `source`."""
+    def from_bytes(cls, model: bytes, source: str | Path, side: int | None = None) -> Self:
+        """A model in one file; anything else raises SynergicError, which names `source`.
+
+        side: the only height and width that it will see, told to ONNX Runtime beforehand, as darktable does.
+        """
         onnx, runtime = require("onnx", "onnxruntime")
         try:
             parsed = onnx.load_model_from_string(model)
@@ -120,6 +123,8 @@ class OnnxModel:
         threads = os.environ.get("OMP_NUM_THREADS", "")  # as PyTorch reads it; 0: as many as there are cores
         options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
         options.log_severity_level = 3  # errors only
+        for name in ("height", "width") if side is not None else ():
+            options.add_free_dimension_override_by_name(name, side)
         try:
             session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's have no common class
