@@ -22,7 +22,7 @@ from synergic.images import (
     write_picture,
 )
 from synergic.stores import fetched, identity, stored
-from synergic.tiling import Progress
+from synergic.tiling import Progress, is_gray
 
 if TYPE_CHECKING:
     from synergic.restore import Restorer
@@ -87,7 +87,7 @@ class Options:
 
     def restorer(self, picture: Picture) -> "Restorer":
         """The restorer for this picture."""
-        return self.load(self.weights or weights_for(self.task_for(picture), picture.pixels.shape[2]))
+        return self.load(self.weights or weights_for(self.task_for(picture), colors_of(picture)))
 
     def load(self, name: str) -> "Restorer":
         """A restorer by the name of its weights, loaded once."""
@@ -112,10 +112,15 @@ class Options:
         return picture.jpeg_quality
 
 
+def colors_of(picture: Picture) -> int:
+    """1 for gray, stored as RGB or not: weights for colour have seen no noise that is equal in all channels."""
+    return 1 if is_gray(picture.pixels) else 3
+
+
 def has_weights(task: Task, picture: Picture) -> bool:
     """Are there published weights for the task?"""
     try:
-        weights_for(task, picture.pixels.shape[2])
+        weights_for(task, colors_of(picture))
     except SynergicError:
         return False
     return True

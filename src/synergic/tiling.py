@@ -39,8 +39,7 @@ def restore_picture(
     pixels = checked(image)
     if not 0 <= strength <= 1:
         raise SynergicError(f"strength: expected 0 to 1, got {strength}")
-    gray_as_rgb = pixels.shape[2] == 3 and bool((pixels == pixels[..., :1]).all())
-    seen = pixels[..., :1] if gray_as_rgb else pixels
+    seen = pixels[..., :1] if is_gray(pixels) else pixels
 
     def restore_tile(tile: np.ndarray) -> np.ndarray:
         views = range(8 if ensemble else 1)
@@ -90,6 +89,11 @@ def checked(image: np.ndarray) -> np.ndarray:
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise SynergicError("picture: expected finite values, got NaN or infinity; replace them first")
     return pixels
+
+
+def is_gray(pixels: np.ndarray) -> bool:
+    """Has a picture H W C one channel, or several that are equal?"""
+    return pixels.shape[2] == 1 or bool((pixels == pixels[..., :1]).all())
 
 
 def turned(tile: np.ndarray, k: int) -> np.ndarray:
