@@ -419,10 +419,27 @@ def test_jpeg_quality_of_tables_of_ones_own(tmp_path: Path) -> None:
     assert read_picture(path).jpeg_quality == 30
 
 
-def test_jpeg_is_written_at_95_with_full_chroma(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.jpg", Picture(smooth(), None, {}, None))
+@pytest.mark.parametrize(("before", "wanted"), [(None, 98), (40, 95), (95, 95), (96, 96), (98, 98), (100, 100)])
+def test_jpeg_is_written_at_no_less_than_it_had(tmp_path: Path, before: int | None, wanted: int) -> None:
+    source = tmp_path / ("in.png" if before is None else "in.jpg")
+    Image.fromarray(smooth()).save(source, quality=before or 0, subsampling=2)
+    picture = read_picture(source)
+    write_picture(tmp_path / "a.jpg", picture)
     got = read_picture(tmp_path / "a.jpg")
-    assert got.jpeg_quality == 95
-    assert np.array_equal(got.pixels, compress_jpeg(smooth(), 95))
+    assert got.jpeg_quality == wanted
+    assert np.array_equal(got.pixels, compress_jpeg(picture.pixels, wanted))
     with Image.open(tmp_path / "a.jpg") as image:
         assert JpegImagePlugin.get_sampling(image) == 0  # 4:4:4
+
+
+@needs_data
+@pytest.mark.parametrize("quality", [None, 96, 98, 100])
+def test_jpeg_loses_little_of_what_comes_in_fine(tmp_path: Path, quality: int | None) -> None:
+    scores = []
+    for path, _ in find_pictures([DATA / "eval/live1"]):
+        source = tmp_path / (f"{path.stem}.png" if quality is None else f"{path.stem}.jpg")
+        Image.fromarray(read_pixels(path)).save(source, quality=quality or 0, subsampling=0)
+        write_picture(tmp_path / "out.jpg", read_picture(source), overwrite=True)
+        scores.append(psnr(read_pixels(source), read_pixels(tmp_path / "out.jpg")))
+    assert len(scores) == 29
+    assert min(scores) > 42

@@ -47,7 +47,8 @@ class Picture:
     """colour profile, EXIF, XMP, IPTC, comments and resolution under libvips' names, carried from read to write, and
     "png-colour": the chunks of a PNG's colour space as they are"""
     jpeg_quality: int | None
-    """1-100, the standard quality closest to a JPEG's luma quantisation table; None for every other format"""
+    """1-100, the standard quality closest to a JPEG's luma quantisation table; None for every other format. A JPEG
+    is written at no less than this"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,10 @@ class _Format:
     options: Mapping[str, Any]
 
 
-_JPEG = _Format("JPEG", ("uint8",), False, {"Q": 95, "subsample_mode": "off"})
+_JPEG = _Format("JPEG", ("uint8",), False, {"subsample_mode": "off"})
+_LEAST_LOSSY, _LOSSY = 95, 98
+"""Quality of a JPEG that was one, at least, and of one that was not. At 95, 16 of 29 photographs of LIVE1 fall under 42 dB
+by the compression alone, at 98 none."""
 _PNG = _Format("PNG", ("uint8", "uint16"), True, {"filter": "all"})
 _TIFF = _Format("TIFF", ("uint8", "uint16", "float32"), True, {"compression": "deflate"})
 _WEBP = _Format("WebP", ("uint8",), True, {"lossless": True, "exact": True})  # exact: colour under alpha 0 as well
@@ -383,8 +387,9 @@ def _quantisation_tables(body: bytes) -> dict[int, np.ndarray]:
 def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> None:
     """Write one picture, atomically: under `path` there is at any moment the old file, none, or the whole new one.
 
-    The suffix names the format: PNG, TIFF (deflate) and WebP without loss, JPEG at quality 95 with full chroma. WebP
-    knows no gray: it holds three equal channels. TIFF holds no EXIF. Parent folders are created.
+    The suffix names the format: PNG, TIFF (deflate) and WebP without loss, JPEG with full chroma at the quality that
+    it had, but at least 95, and at 98 what was no JPEG. WebP knows no gray: it holds three equal channels. TIFF holds
+    no EXIF. Parent folders are created.
 
     Raises SynergicError if the format cannot hold the depth or the alpha, if the file exists and not `overwrite`, or
     if writing fails; no part of a file is left behind.
@@ -431,6 +436,8 @@ def _save(path: Path, picture: Picture, form: _Format) -> None:
     image.set_type(pyvips.GValue.gint_type, "orientation", 1)
     image.set_type(pyvips.GValue.blob_type, "jpeg-thumbnail-data", b"")  # EXIF's thumbnail shows the old picture
     options = dict(form.options)
+    if form is _JPEG:
+        options["Q"] = _LOSSY if picture.jpeg_quality is None else max(_LEAST_LOSSY, picture.jpeg_quality)
     if form is _TIFF and image.width * image.height * image.bands * picture.pixels.itemsize > 2**31:
         options["bigtiff"] = True
     keep = pyvips.ForeignKeep.ALL
