@@ -11,7 +11,6 @@ import pytest
 from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin
 
 from pictures import END, chunk, png, png_header
-from synergic import images
 from synergic.errors import SynergicError
 from synergic.images import (
     READABLE,
@@ -23,6 +22,7 @@ from synergic.images import (
     read_pixels,
     write_picture,
 )
+from synergic.metadata import standard_tables
 
 DATA = Path(__file__).parents[2] / "shared/data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the shared pictures are not at {DATA}")
@@ -185,7 +185,7 @@ def test_no_metadata_is_made_up(tmp_path: Path, suffix: str) -> None:
     write_picture(tmp_path / f"a{suffix}", picture())
     with Image.open(tmp_path / f"a{suffix}") as image:
         assert not {"exif", "icc_profile", "xmp"} & image.info.keys()
-        assert image.info.get("dpi", (72, 72))[0] == pytest.approx(72, abs=0.01)
+        assert suffix == ".tif" or "dpi" not in image.info  # of a TIFF without one Pillow says 1
 
 
 @needs_data
@@ -414,7 +414,7 @@ def test_jpeg_quality_of_tables_of_ones_own(tmp_path: Path) -> None:
     assert read_picture(path).jpeg_quality == 100
     image.save(path, qtables=[[255] * 64, [1] * 64])
     assert read_picture(path).jpeg_quality == 1
-    table = images._standard_tables()[29].tolist()
+    table = standard_tables()[29].tolist()
     image.save(path, qtables=[[*table[:-1], table[-1] + 1], [99] * 64])
     assert read_picture(path).jpeg_quality == 30
 
