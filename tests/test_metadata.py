@@ -11,8 +11,10 @@ import pytest
 import tifffile
 from PIL import Image, PngImagePlugin
 
-from pictures import END, XMP, chunk, exif, png, samples
+from pictures import END, ICC, XMP, chunk, exif, png, samples
+from synergic.errors import SynergicError
 from synergic.images import read_picture, write_picture
+from synergic.tags import Tag, rewrite_tags
 
 RGB = samples("RGB", 20, 13)
 KEY = b"XML:com.adobe.xmp\0"
@@ -137,7 +139,8 @@ CARRIED = {
 def test_resolution_of_a_tiff_is_carried_as_it_is(tmp_path: Path, kind: str, turned: bool) -> None:
     x, y, unit = CARRIED[kind]
     orientation = [(274, 3, 1, 6, True)] if turned else []
-    for order in "<>":
+    orders: list[Any] = ["<", ">"]
+    for order in orders:
         tifffile.imwrite(
             tmp_path / "in.tif",
             RGB,
@@ -233,9 +236,8 @@ def test_resolution_is_converted(tmp_path: Path, before: str, suffix: str, dpi: 
     else:
         told = Image.Exif()
         told[0x011A], told[0x011B], told[0x0128] = dpi, dpi, 2
-        Image.fromarray(RGB).save(
-            tmp_path / f"in{before}", dpi=(dpi, dpi), **({"exif": told} if before == ".webp" else {})
-        )
+        extra: dict[str, Any] = {"exif": told} if before == ".webp" else {"dpi": (dpi, dpi)}
+        Image.fromarray(RGB).save(tmp_path / f"in{before}", **extra)
     with Image.open(rewritten(tmp_path / f"in{before}", suffix)) as image:
         got = image.info["dpi"][0] if "dpi" in image.info else image.getexif()[0x011A]
     assert float(got) == pytest.approx(dpi, rel=2e-4)
@@ -257,3 +259,156 @@ def test_a_microscopes_scale_stays(tmp_path: Path) -> None:
     with tifffile.TiffFile(out) as file:
         assert file.imagej_metadata is not None and file.imagej_metadata["unit"] == "um"
         np.testing.assert_array_equal(file.asarray(), gray)
+
+
+# ---- what is said of what cannot come along
+
+
+def said(path: Path, suffix: str = "") -> tuple[str, ...]:
+    """Read and written again: what is left out."""
+    return write_picture(path.with_name(f"said{suffix or path.suffix}"), read_picture(path), overwrite=True)
+
+
+def test_nothing_is_said_of_whole_files(tmp_path: Path) -> None:
+    for suffix in (".png", ".jpg", ".webp", ".tif"):
+        told: dict[str, Any] = {} if suffix == ".tif" else {"exif": exif(6)}
+        Image.fromarray(RGB).save(tmp_path / f"in{suffix}", icc_profile=ICC, dpi=(300, 300), **told)
+        assert said(tmp_path / f"in{suffix}") == ()
+
+
+def with_pictures_behind(path: Path, kinds: list[int]) -> None:
+    """A JPEG that lists pictures of these kinds (CIPA DC-007, table 4) behind its first."""
+    rows = [(0x030000, 100), *((kind, 200) for kind in kinds)]
+    table = b"".join(struct.pack(">IIIHH", kind, size, size, 0, 0) for kind, size in rows)
+    entries = struct.pack(">HHI4s", 0xB000, 7, 4, b"0100") + struct.pack(">HHII", 0xB001, 4, 1, len(rows))
+    entries += struct.pack(">HHII", 0xB002, 7, len(table), 50)
+    listed = b"MPF\0MM\0*" + struct.pack(">IH", 8, 3) + entries + bytes(4) + table
+    file = BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG", quality=95)
+    whole = file.getvalue()
+    path.write_bytes(whole[:2] + struct.pack(">HH", 0xFFE2, len(listed) + 2) + listed + whole[2:] + whole * len(kinds))
+
+
+def test_pictures_behind_a_jpeg_are_told_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in.jpg"
+    with_pictures_behind(path, [0])  # a gain map
+    assert said(path) == ("1 more picture behind the first (a gain map or a view)",)
+    with_pictures_behind(path, [0x010001, 0, 0])  # a preview, which shows the old picture, and two more
+    assert said(path) == ("2 more pictures behind the first (a gain map or a view)",)
+    with_pictures_behind(path, [0x010002])
+    assert said(path) == ()
+    with_pictures_behind(path, [0x020002])  # the other eye
+    with pytest.raises(SynergicError, match=r"in\.jpg: expected one picture, got 2 views; split it into files first"):
+        read_picture(path)
+    Image.fromarray(RGB).save(path, "MPO", save_all=True, append_images=[Image.fromarray(RGB[::-1])])
+    assert said(path) == ("1 more picture behind the first (a gain map or a view)",)
+    with Image.open(rewritten(path)) as image:
+        assert image.format == "JPEG" and not hasattr(image, "n_frames")
+        assert np.abs(np.array(image).astype(int) - read_picture(path).pixels).mean() < 2
+
+
+def test_what_xmp_says_is_behind_a_jpeg_is_told(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "in.jpg", xmp=b'<x GCamera:MotionPhoto="1"/>')
+    assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film or a gain map)",)
+
+
+NOT_A_PROFILE = b"not a profile" * 30
+OF_LAB = ICC[:16] + b"Lab " + ICC[20:]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("before", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("profile", [NOT_A_PROFILE, OF_LAB, ICC + b"\0\0"])
+def test_a_profile_comes_along_or_its_loss_is_told(tmp_path: Path, profile: bytes, before: str, suffix: str) -> None:
+    Image.fromarray(RGB).save(tmp_path / f"in{before}", icc_profile=profile)
+    told = said(tmp_path / f"in{before}", suffix)
+    with Image.open(tmp_path / f"said{suffix}") as image:
+        came = image.info.get("icc_profile")
+    assert told == () if came is not None else told[0].startswith("the colour profile")
+    assert came in (None, profile, profile[: len(ICC)])
+
+
+def test_a_profile_of_another_colour_is_told(tmp_path: Path) -> None:
+    Image.fromarray(samples("L", 20, 13)[..., 0]).save(tmp_path / "in.jpg", icc_profile=ICC)
+    for suffix in (".png", ".jpg", ".tif"):
+        assert said(tmp_path / "in.jpg", suffix) == ("the colour profile",)
+
+
+TAGS = {270: "a description", 271: "Make", 272: "Model", 285: "Page", 305: "Software", 315: "Ann", 33432: "(c) me"}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+def test_texts_and_places_of_a_tiff_come_back(tmp_path: Path, big: bool, order: Any) -> None:
+    places: list[Any] = [(33550, 12, 3, (1.0, 1.5, 0.0), True), (34735, 3, 4, (1, 1, 0, 0), True)]
+    iptc = [(33723, 7, 12, b"\x1c\x02\x78\0\x07caption", True)]
+    texts = [(code, 2, 0, text, True) for code, text in [*TAGS.items(), (306, "2020:01:02 03:04:05")] if code != 270]
+    options: dict[str, Any] = {"byteorder": order, "bigtiff": big, "description": TAGS[270], "software": False}
+    tifffile.imwrite(
+        tmp_path / "in.tif", RGB, photometric="rgb", metadata=None, extratags=texts + places + iptc, **options
+    )
+    assert said(tmp_path / "in.tif") == ()
+    with tifffile.TiffFile(tmp_path / "said.tif") as file:
+        tags = {tag.code: tag.value for tag in file.pages.first.tags.values()}
+        np.testing.assert_array_equal(file.asarray(), RGB)
+    assert tags | TAGS == tags and tags[306] == "2020:01:02 03:04:05"
+    assert (tags[33550], tags[34735], tags[33723]) == ((1.0, 1.5, 0.0), (1, 1, 0, 0), b"\x1c\x02\x78\0\x07caption")
+    assert said(tmp_path / "in.tif", ".png") == ("texts of the TIFF",)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_iptc_in_numbers_is_a_stream_of_bytes(tmp_path: Path, order: Any) -> None:
+    stream = b"\x1c\x02\x78\0\x07caption"
+    numbers = struct.unpack(f"{order}3I", stream)
+    tifffile.imwrite(
+        tmp_path / "in.tif", RGB, photometric="rgb", byteorder=order, extratags=[(33723, 4, 3, numbers, True)]
+    )
+    with tifffile.TiffFile(rewritten(tmp_path / "in.tif")) as file:
+        assert file.pages.first.tags[33723].value == stream
+
+
+def test_what_a_tiff_cannot_take_along_is_told(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", metadata=None)
+    folder = Tag(4, (8).to_bytes(4, "little"))
+    rewrite_tags(tmp_path / "in.tif", {34665: folder, 34853: folder})
+    assert said(tmp_path / "in.tif") == ("EXIF", "GPS")
+    places = [(33550, 12, 3, (1.0, 1.0, 0.0), True), (65000, 4, 1, 77, True), (274, 3, 1, 6, True)]
+    tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", metadata=None, extratags=places)
+    assert said(tmp_path / "in.tif") == ("tag 33550", "tag 65000"), "a turned map lies elsewhere"
+    Image.fromarray(RGB).save(tmp_path / "in.jpg", exif=exif(1))
+    assert said(tmp_path / "in.jpg", ".tif") == ("EXIF",)
+
+
+def test_what_a_jpeg_cannot_take_along_is_told(tmp_path: Path) -> None:
+    long = b"<x>" + b"y" * 100_000 + b"</x>"
+    (tmp_path / "in.png").write_bytes(png(RGB, chunk(b"iTXt", KEY + b"\0\0\0\0" + long), TEXTS[0]))
+    assert said(tmp_path / "in.png") == ()
+    assert said(tmp_path / "in.png", ".jpg") == ("XMP", "texts of the PNG")
+    assert said(tmp_path / "in.png", ".webp") == ("texts of the PNG",)
+
+
+def test_comments_and_long_xmp_of_a_jpeg_come_back(tmp_path: Path) -> None:
+    file = BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG", xmp=XMP % 1, comment=b"hello")
+    rest = b"http://ns.adobe.com/xmp/extension/\0" + b"A" * 32 + struct.pack(">II", 100, 0) + b"y" * 100
+    segment = struct.pack(">HH", 0xFFE1, len(rest) + 2) + rest
+    whole = file.getvalue()
+    behind = whole.index(b"\xff\xdb")
+    for contents in (whole[:2] + segment + whole[2:], whole[:behind] + segment + whole[behind:]):
+        (tmp_path / "in.jpg").write_bytes(contents)
+        assert said(tmp_path / "in.jpg") == ()
+        with Image.open(tmp_path / "said.jpg") as image:
+            assert (image.info["xmp"], image.info["comment"]) == (XMP % 1, b"hello")
+        assert segment in (tmp_path / "said.jpg").read_bytes()
+    assert said(tmp_path / "in.jpg", ".png") == ("comments",)
+
+
+def test_iptc_of_a_jpeg_comes_back(tmp_path: Path) -> None:
+    resources = b"Photoshop 3.0\x008BIM\4\4\0\0" + struct.pack(">I", 12) + b"\x1c\x02\x78\0\x07caption"
+    file = BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG")
+    segment = struct.pack(">HH", 0xFFED, len(resources) + 2) + resources
+    (tmp_path / "in.jpg").write_bytes(file.getvalue()[:2] + segment + file.getvalue()[2:])
+    assert said(tmp_path / "in.jpg") == ()
+    assert segment in (tmp_path / "said.jpg").read_bytes()
+    assert said(tmp_path / "in.jpg", ".tif") == ("IPTC",)

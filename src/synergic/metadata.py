@@ -51,6 +51,8 @@ class Extras:
     """also those of an animated PNG"""
     jpeg_quality: int | None = None
     """as in `Picture`"""
+    profile: bool = False
+    """is there a colour profile, good or bad?"""
 
 
 # ---- XMP
@@ -89,6 +91,7 @@ def png_extras(path: Path) -> Extras:
             found.setdefault(name, whole[8:-4])
     if colours:
         extras.metadata["png-colour"] = b"".join(colours[name] for name in _PNG_COLOUR if name in colours)
+    extras.profile = b"iCCP" in found
     if texts:
         extras.metadata["png-text"] = b"".join(texts)
     if b"eXIf" in found:
@@ -108,7 +111,7 @@ def _png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
         size, total, pixels = os.fstat(file.fileno()).st_size, 0, False
         for name, start, length in _walk_png(file, path, size):
             pixels |= name == b"IDAT"
-            if name in (*_PNG_TEXT, b"eXIf") or (name in _BEFORE_PIXELS and not pixels and length < 64):
+            if name in (*_PNG_TEXT, b"eXIf", b"iCCP") or (name in _BEFORE_PIXELS and not pixels and length < 64):
                 total += length
                 if total > MOST_BYTES:
                     raise SynergicError(
@@ -213,6 +216,7 @@ def jpeg_extras(path: Path, contents: bytes) -> Extras:
             kept.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body)
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
             extras.left_out += _pictures_behind(path, body[4:])
+        extras.profile |= marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")
     if kept:
         extras.metadata["jpeg-segments"] = b"".join(kept)
     extras.metadata["resolution"] = _jpeg_resolution(extras.metadata.get("resolution"), tag_resolution(tags))
@@ -315,6 +319,7 @@ def tiff_extras(path: Path, turned: bool) -> Extras:
             extras.left_out.append(_NAMES.get(code, f"tag {code}"))
     if tags.get(338, Tag(3, b"\1")).data[:2] == b"\0\0":
         raise SynergicError(f"{path}: expected gray or RGB with transparency, got a band that is none; remove it first")
+    extras.profile = 34675 in tags
     if carried:
         extras.metadata["tiff-tags"] = carried
     extras.metadata["resolution"] = tag_resolution(tags)
