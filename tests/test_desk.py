@@ -123,7 +123,9 @@ def test_visitors_are_kept_apart(desk: Desk, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["notes.txt", "picture", ".png", "a.png/../../b", "photo.heic"])
 def test_a_name_gives_its_suffix_and_nothing_else(desk: Desk, name: str) -> None:
-    with pytest.raises(SynergicError, match=r"expected a name ending in one of .jpeg .jpg .png .tif .tiff .webp, got"):
+    with pytest.raises(
+        SynergicError, match=r"expected a name ending in one of .jfif .jpe .jpeg .jpg .png .tif .tiff .webp, got"
+    ):
         desk.accept(name)
     folder = desk.find(desk.accept("../../../etc/<evil>.PNG")).folder
     assert folder.parent == desk.folder

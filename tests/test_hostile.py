@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -160,6 +161,17 @@ def test_bombs_cost_under_a_second_and_200_mb(tmp_path: Path) -> None:
     for name in ("chunks.png", "comments.jpg", "empty.jpg"):
         assert "expected at most 10,000" in told[name]
     assert told["junk.jpg"] == told["filled.jpg"] == "(8, 8, 3)"
+
+
+@pytest.mark.parametrize("head", [b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBP"])
+def test_a_huge_file_is_not_taken_into_memory(tmp_path: Path, head: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(head)
+    os.truncate(tmp_path / "a.jpg", 6 << 30)  # of holes
+    started = time.monotonic()
+    assert "a.jpg: expected at most 1,073,741,824 bytes of JPEG or WebP, got 6,442,450,944" in error_of(
+        tmp_path / "a.jpg"
+    )
+    assert time.monotonic() - started < 1
 
 
 def test_the_densest_pictures_are_no_bombs(tmp_path: Path) -> None:

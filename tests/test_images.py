@@ -249,7 +249,11 @@ def test_orientation_references(layout: str) -> None:
             Picture(np.zeros((2, 2, 3)), None, {}, None),
             "TIFF cannot hold float64 pixels; convert them to uint8",
         ),
-        ("a.gif", picture(), "expected a name ending in one of .jpeg .jpg .png .tif .tiff .webp, got '.gif'"),
+        (
+            "a.gif",
+            picture(),
+            "expected a name ending in one of .jfif .jpe .jpeg .jpg .png .tif .tiff .webp, got '.gif'",
+        ),
     ],
 )
 def test_write_refuses_what_a_format_cannot_hold(tmp_path: Path, name: str, given: Picture, message: str) -> None:
@@ -359,7 +363,7 @@ def test_find_pictures(tmp_path: Path) -> None:
     assert find_pictures([]) == []
     with pytest.raises(SynergicError, match=r"gone\.png: expected a picture or a folder, but nothing is there"):
         find_pictures([tmp_path / "a.jpg", tmp_path / "gone.png"])
-    assert READABLE == WRITABLE == {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
+    assert READABLE == WRITABLE == {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp"}
 
 
 # JPEG

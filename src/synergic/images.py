@@ -91,7 +91,8 @@ _PNG = _Format("PNG", ("uint8", "uint16"), True, (_ICC, _EXIF), (_XMP, "png-colo
 _TIFF = _Format("TIFF", ("uint8", "uint16", "float32"), True, (_ICC, _XMP), ("tiff-tags",), {"compression": "deflate"})
 _WEBP = _Format("WebP", ("uint8",), True, (_ICC, _EXIF, _XMP), (), {"lossless": True, "exact": True})
 # exact: colour under alpha 0 as well
-_FORMATS = {".png": _PNG, ".jpg": _JPEG, ".jpeg": _JPEG, ".tif": _TIFF, ".tiff": _TIFF, ".webp": _WEBP}
+_FORMATS = {".png": _PNG, ".tif": _TIFF, ".tiff": _TIFF, ".webp": _WEBP}
+_FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), _JPEG)
 
 READABLE: frozenset[str] = frozenset(_FORMATS)
 """Lower-case suffixes that folders are searched for. A file's content, not its suffix, decides how it is read."""
@@ -118,6 +119,7 @@ _READ = {
 """What libvips reads well of each format; metadata.py reads the rest."""
 _HARMLESS = re.compile(r"extraneous bytes|JFIF revision|Adobe color transform|Invalid SOS parameters|^\s*$")
 _DENSEST = 32 * 1032  # decoded bytes in a byte of file: deflate's most, from a palette's 1 bit to RGBA; zstd's is less
+_MOST_IN_MEMORY = 1 << 30  # bytes of a file: two for each pixel of the largest that is read unless asked
 _ERRORS = Lock()
 _MILLIMETRE = Fraction(1)
 
@@ -134,18 +136,18 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     with _one_line(path, "read"):
         contents = _in_memory(path)
-        source = _source(path, contents)
-        image = _open(source)
-        extras = _extras(path, image, contents)
-        _refuse_unsupported(path, image, extras.frames, max_pixels)
-        is_jpeg = image.get("vips-loader").startswith("jpegload")
-        orientation = extras.orientation or _field(image, "orientation", 1)
-        samples = _upright(_decode_jpeg(source) if is_jpeg else _decode(image), orientation)
-        channels = _CHANNELS[image.interpretation]
+        with _alone_with_libvips():
+            source = _source(path, contents)
+            image = _open(source)
+            extras = _extras(path, image, contents)
+            _refuse_unsupported(path, image, extras.frames, max_pixels)
+            samples = _decode_jpeg(source) if image.get("vips-loader").startswith("jpegload") else _decode(image)
+        orientation, channels = extras.orientation or _field(image, "orientation", 1), _CHANNELS[image.interpretation]
+        metadata, samples = _metadata(image, extras, orientation), _upright(samples, orientation)
         return Picture(
             pixels=samples[:, :, :channels],
             alpha=samples[:, :, channels] if image.bands > channels else None,
-            metadata=_metadata(image, extras, orientation),
+            metadata=metadata,
             jpeg_quality=extras.jpeg_quality,
             left_out=tuple(extras.left_out),
         )
@@ -185,12 +187,9 @@ def _is_picture(name: Path) -> bool:
 
 @contextmanager
 def _one_line(path: Path, done: str) -> Iterator[None]:
-    """Turn the errors of the library and the system into one SynergicError with the file's name. One file at a time:
-    libvips keeps one error text for all threads."""
+    """Turn the errors of the library and the system into one SynergicError with the file's name."""
     try:
-        with _ERRORS:
-            pyvips.vips_lib.vips_error_clear()  # or a warning that an earlier file left would be blamed on this one
-            yield
+        yield
     except (pyvips.Error, UnicodeDecodeError) as error:  # the latter where libvips names something that is not UTF-8
         lines = [line.strip() for line in getattr(error, "detail", "").splitlines() if line.strip()]
         lines.sort(key=lambda line: not line.startswith("system error: "))  # a full disk, before what follows from it
@@ -202,6 +201,15 @@ def _one_line(path: Path, done: str) -> Iterator[None]:
         raise SynergicError(f"{path}: cannot be {done}: {error.strerror}; check {wanted}") from error
 
 
+@contextmanager
+def _alone_with_libvips() -> Iterator[None]:
+    """One file at a time: libvips keeps one error text for all threads, and whether a JPEG is whole is known by its
+    warnings alone."""
+    with _ERRORS:
+        pyvips.vips_lib.vips_error_clear()  # or a warning that an earlier file left would be blamed on this one
+        yield
+
+
 def _in_memory(path: Path) -> bytes | None:
     """The contents of a JPEG or WebP: libvips would map the file, and if it shrank meanwhile, the process would end."""
     if not path.is_file():
@@ -210,6 +218,11 @@ def _in_memory(path: Path) -> bytes | None:
         head = file.read(12)
         if not head.startswith(b"\xff\xd8") and not head.endswith(b"WEBP"):
             return None
+        size = file.seek(0, os.SEEK_END)
+        if size > _MOST_IN_MEMORY:
+            raise SynergicError(
+                f"{path}: expected at most {_MOST_IN_MEMORY:,} bytes of JPEG or WebP, got {size:,}; split it"
+            )
         file.seek(0)
         return file.read()
 
@@ -354,7 +367,7 @@ def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> t
     if writing fails; no part of a file is left behind.
     """
     form = _choose_format(path, picture)
-    with whole_file(path, overwrite=overwrite) as unfinished, _one_line(path, "written"):
+    with whole_file(path, overwrite=overwrite) as unfinished, _one_line(path, "written"), _alone_with_libvips():
         _save(unfinished, picture, form)
         return (*picture.left_out, *_missing(unfinished, picture, form))
 
