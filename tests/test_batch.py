@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import save
 from synergic.batch import Job, Options, Work, plan_jobs, restore_files
@@ -66,6 +67,18 @@ def test_outputs_by_name(folder: Path) -> None:
     assert plan_jobs([folder / "a.png"], out / "x.tif") == [Job(folder / "a.png", out / "x.tif")]
     assert plan_jobs([folder / "a.png"], out) == [Job(folder / "a.png", out / "a.png")]
     assert [job.target for job in plan_jobs([folder / "deep", folder / "b.jpg"], out)] == [out / "a.png", out / "b.jpg"]
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JFIF"])
+def test_other_names_of_jpeg_are_kept(tmp_path: Path, make_weights: MakeWeights, suffix: str) -> None:
+    source = tmp_path / "in" / f"a{suffix}"
+    source.parent.mkdir()
+    Image.new("RGB", (16, 8), "red").save(source, "JPEG", quality=97)
+    (result,) = restore_files(plan_jobs([source.parent], tmp_path / "out"), options(make_weights()))
+    assert (result["status"], result["output"]) == ("restored", str(tmp_path / "out" / f"a{suffix}"))
+    with Image.open(result["output"]) as image:
+        assert (image.format, image.size) == ("JPEG", (16, 8))
+    assert read_picture(Path(result["output"])).jpeg_quality == 97
 
 
 def test_two_inputs_of_one_name_are_refused_before_anything_is_written(folder: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import save
 from synergic import cli
@@ -84,6 +85,23 @@ def test_a_broken_file_is_one_line_and_exit_code_1(
     assert "bad.png" in err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
     assert call(capsys, monkeypatch, *arguments, "--resume")[0] == 1
+
+
+def test_what_cannot_come_along_is_one_line_and_exit_code_0(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_weights: MakeWeights
+) -> None:
+    source = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(source, comment=b"hello", xmp=b'<x GCamera:MotionPhoto="1"/>')
+    line = f"{source}: left out: what stands behind the picture (a film or a gain map), comments"
+    asked = ("restore", source, "--weights", make_weights(), "-o")
+    assert call(capsys, monkeypatch, *asked, tmp_path / "b.png") == (0, "", f"synergic: {line}\n")
+    code, out, err = call(capsys, monkeypatch, *asked, tmp_path / "c.png", "--json")
+    assert (code, json.loads(out)["warnings"], err) == (0, [line], "")
+    save(tmp_path / "d.png", np.zeros((8, 8, 1), np.uint8))
+    code, out, _ = call(
+        capsys, monkeypatch, "restore", tmp_path / "d.png", "-o", tmp_path / "e.png", "--json", *asked[2:4]
+    )
+    assert code == 0 and "warnings" not in json.loads(out)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from threading import Event
 
@@ -16,6 +17,7 @@ from synergic.desk import Desk, FullError, GoneError, Limits, Run, StoppedError
 from synergic.errors import SynergicError
 from synergic.images import Picture, read_picture, read_pixels, write_picture
 from synergic.restore import Restorer
+from synergic.tags import CENTIMETRE, Resolution
 
 MakeWeights = Callable[..., Path]
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -54,7 +56,8 @@ def picture(random: np.random.Generator, dtype: type, channels: int, alpha: bool
     top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
     pixels: np.ndarray = (random.random((140, 190, channels)) * top).astype(dtype)
     profile = {"icc-profile-data": PROFILE} if channels == 3 else {}
-    return Picture(pixels, pixels[:, ::-1, 0] if alpha else None, {"xres": 5.0, "yres": 5.0, **profile}, None)
+    metadata = {"resolution": Resolution(Fraction(50), Fraction(50), CENTIMETRE), **profile}
+    return Picture(pixels, pixels[:, ::-1, 0] if alpha else None, metadata, None)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,9 @@ def test_visitors_are_kept_apart(desk: Desk, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["notes.txt", "picture", ".png", "a.png/../../b", "photo.heic"])
 def test_a_name_gives_its_suffix_and_nothing_else(desk: Desk, name: str) -> None:
-    with pytest.raises(SynergicError, match=r"expected a name ending in one of .jpeg .jpg .png .tif .tiff .webp, got"):
+    with pytest.raises(
+        SynergicError, match=r"expected a name ending in one of .jfif .jpe .jpeg .jpg .png .tif .tiff .webp, got"
+    ):
         desk.accept(name)
     folder = desk.find(desk.accept("../../../etc/<evil>.PNG")).folder
     assert folder.parent == desk.folder

@@ -14,7 +14,8 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
-    {"files", "stores"},
+    {"files", "stores", "tags"},
+    {"metadata"},
     {"images", "card", "attention", "config", "hardware", "muon", "guard"},
     {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations", "engine"},

@@ -191,9 +191,29 @@ def test_memory_grows_by_a_few_bytes_a_pixel() -> None:
     assert figures["before"] + 100 * figures["bytes_per_pixel"] < 2400, "the rest of 3 GB is for a tile in the network"
 
 
-def test_a_picture_too_large_to_compute_with_is_refused(make_weights: MakeWeights) -> None:
+def test_what_cannot_be_computed_is_refused() -> None:
     with pytest.raises(SynergicError, match=r"expected values in about \[0, 1\], got some too large"):
-        restorer_of(make_weights())(np.full((8, 8), 3e38, np.float32))
+        tiling.restore_picture(lambda tile: tile * np.inf, np.ones((8, 8), np.float32), 128, 2, False, 1.0, None)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_far_from_0_to_1_are_refused(make_weights: MakeWeights, dtype: type) -> None:
+    """They would be ruined in silence."""
+    restorer = restorer_of(make_weights())
+    ramp = np.linspace(0, 1, 1024, dtype=dtype).reshape(32, 32)
+    for low, high, told in ((0, 255, "0 to 255"), (-3, -2, "-3 to -2"), (-0.5, 0.5, "-0.5 to 0.5"), (0, 17, "0 to 17")):
+        wanted = rf"picture: expected floats of about 0 \(black\) to 1 \(white\), got {told}; scale them"
+        with pytest.raises(SynergicError, match=f"^{wanted}$"):
+            restorer((ramp * (high - low) + low).astype(dtype))
+    with pytest.raises(SynergicError, match="got -0.5 to -0.5"):
+        restorer(np.full((3, 5), -0.5, dtype))
+    assert restorer((ramp * 16.25 - 0.25).astype(dtype)).dtype == dtype
+
+
+def test_strong_noise_below_0_is_no_reason(make_weights: MakeWeights, random: np.random.Generator) -> None:
+    noisy = random.normal(0, 75 / 255, (160, 90, 3))
+    assert noisy.min() < -1
+    assert restorer_of(make_weights())(noisy).shape == noisy.shape
 
 
 def test_out_of_memory_at_the_smallest_tile_is_one_line(

@@ -204,7 +204,7 @@ def test_a_picture_from_hand_in_to_forgetting(server: Server, photo: Path) -> No
         (
             "/restore/a.txt",
             400,
-            "picture: expected a name ending in one of .jpeg .jpg .png .tif .tiff .webp, got '.txt'",
+            "picture: expected a name ending in one of .jfif .jpe .jpeg .jpg .png .tif .tiff .webp, got '.txt'",
         ),
         ("/restore/a.png", 400, "picture: cannot be read: "),
         ("/restore/a.png?task=cook", 400, "task: Input should be 'auto', 'denoise', 'photo' or 'jpeg', got 'cook'"),

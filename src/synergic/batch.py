@@ -191,7 +191,9 @@ class Work:
         """Write the picture, whole or not at all."""
         assert self.picture is not None
         with stored(self.job.target, overwrite=options.overwrite) as file:
-            write_picture(file, self.picture, overwrite=options.overwrite)
+            left_out = write_picture(file, self.picture, overwrite=options.overwrite)
+        if left_out:
+            self.result["warnings"] = [f"{self.job.source}: left out: {', '.join(left_out)}"]
         self.result["status"] = "restored"
 
 

@@ -135,8 +135,9 @@ def restore(
             count[result["status"]] += 1
             if as_json:
                 click.echo(json.dumps(result), stdout)
-            elif result["status"] == "failed":
-                bars.say(f"synergic: {result['error']}")
+                return
+            for line in [result["error"]] if result["status"] == "failed" else result.get("warnings", []):
+                bars.say(f"synergic: {line}")
 
         try:
             for result in results:

@@ -36,6 +36,8 @@ shows as a button of the page; the restorer is the one that the picture was rest
 
 SPARE_BYTES = 1_000_000_000
 """Pictures are refused when the disk has no more room than this."""
+VIEW_QUALITY = 95
+"""JPEG quality of what is only looked at: two thirds of the bytes of what is kept."""
 STRIP = 256
 """Rows that are converted at a time, to bound memory."""
 
@@ -325,7 +327,7 @@ class Desk:
         drawn = DRAWINGS[name](restorer, picture.pixels)
         run.tick(1, 1)
         with self._files_of(held):
-            write_picture(held.view(name), Picture(drawn, None, {}, None), overwrite=True)
+            write_picture(held.view(name), Picture(drawn, None, {}, VIEW_QUALITY), overwrite=True)
 
     # ---- away
 
@@ -364,7 +366,7 @@ def visible(picture: Picture) -> Picture:
     """What browsers show as JPEG: 8-bit, over white where transparent, colour profile kept, all else left out."""
     profile = {name: value for name, value in picture.metadata.items() if name == "icc-profile-data"}
     planes = (picture.pixels,) if picture.alpha is None else (picture.pixels, picture.alpha[:, :, None])
-    return Picture(in_strips(over_white, *planes), None, profile, None)
+    return Picture(in_strips(over_white, *planes), None, profile, VIEW_QUALITY)
 
 
 def over_white(pixels: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
