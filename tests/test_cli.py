@@ -148,6 +148,24 @@ def test_evaluate_writes_the_contract(
     assert other["protocol"]["strength"] == "unknown to the network"
 
 
+def test_a_report_replaces_nothing_but_a_report(
+    tmp_path: Path, make_weights: MakeWeights, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = save(tmp_path / "clean" / "a.png", np.zeros((32, 32, 1), np.uint8))
+    photograph = save(tmp_path / "keep.png", np.zeros((8, 8, 1), np.uint8))
+    notes = tmp_path / "notes.json"
+    notes.write_text('{"mine": 1}')
+    before = [path.read_bytes() for path in (picture, photograph, notes)]
+    options = ("evaluate", "--weights", make_weights(), "--data", tmp_path / "clean", "--sigma", 25, "--json")
+    for path in (picture, photograph, notes):
+        code, out, err = call(capsys, monkeypatch, *options, path)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "apart from the inputs" in call(capsys, monkeypatch, *options, picture, "--overwrite")[2]
+    assert [path.read_bytes() for path in (picture, photograph, notes)] == before
+    assert call(capsys, monkeypatch, *options, notes, "--overwrite")[0] == 0
+    assert call(capsys, monkeypatch, *options, notes)[0] == 0, "a report replaces a report"
+
+
 def test_weights_lists_every_published_file(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, make_weights: MakeWeights
 ) -> None:

@@ -20,6 +20,7 @@ FOLDER = click.Path(path_type=Path)
 TASKS = click.Choice(["auto", "denoise", "photo", "jpeg"])
 PRECISIONS = click.Choice(["auto", "float32", "bfloat16"])
 TARGET = "MODEL.onnx; NAME.dtmodel for darktable; NAME.safetensors for spandrel."
+REPLACED = "Replace files that exist; what an earlier run wrote (a report, what index.html shows) always is."
 ENGINE = "onnx runs --weights MODEL.onnx, written by export, with ONNX Runtime."
 
 
@@ -245,21 +246,31 @@ def weights(as_json: bool) -> None:
 @click.option("--limit", type=int, help="Only the first pictures.")
 @click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
 @click.option("--save", type=FOLDER, help="Folder for the restored pictures and a page, index.html.")
+@click.option("--overwrite", is_flag=True, help=REPLACED)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns.")
 @click.option("--json", "report", type=FOLDER, help="Write the report to this file.")
 def evaluate(
-    name: str, save: Path | None, device: str, precision: str, ensemble: bool, report: Path | None, **protocol: Any
+    name: str,
+    save: Path | None,
+    device: str,
+    precision: str,
+    ensemble: bool,
+    report: Path | None,
+    overwrite: bool,
+    **protocol: Any,
 ) -> None:
     """PSNR and SSIM on a folder of clean pictures, with the protocol beside the figures."""
-    from synergic.evaluate import Protocol, evaluate
-    from synergic.files import whole_file
+    from synergic.evaluate import Protocol, check_report, evaluate, is_report
+    from synergic.files import write_text
     from synergic.restore import Restorer
 
     chosen = Protocol(**protocol)
+    if report is not None:
+        check_report(report, chosen, overwrite)
     restorer = Restorer.from_pretrained(name, device=device, precision=precision, ensemble=ensemble)
-    result = evaluate(restorer, chosen, save)
+    result = evaluate(restorer, chosen, save, overwrite=overwrite)
     for key, value in result["protocol"].items():
         click.echo(f"{key}: {value}")
     for image in result["images"]:
@@ -268,8 +279,7 @@ def evaluate(
         f"degraded {result['degraded_psnr']:.3f} dB; restored {result['psnr']:.3f} dB, SSIM {result['ssim']:.4f}"
     )
     if report is not None:
-        with whole_file(report, overwrite=True) as unfinished:
-            unfinished.write_text(json.dumps(result, indent=1))
+        write_text(report, json.dumps(result, indent=1), overwrite=overwrite or is_report(report))
 
 
 @command.command()
@@ -302,7 +312,8 @@ def explain(
     pixels = picture.pixels if noise is None else with_noise(picture.pixels, noise)
     quality = options.quality_for(picture, restorer)
     with progress_bar("tile") as bar:
-        found = explain(restorer, pixels, figure, at=at, sigma=options.sigma, quality=quality, progress=bar)
+        told: dict[str, Any] = {"sigma": options.sigma, "quality": quality}
+        found = explain(restorer, pixels, figure, at=at, **told, progress=bar, overwrite=overwrite)
     click.echo(f"{restorer.card.name}: share of the non-local branch in what is added, mean {found.share.mean():.3f}")
     for block, ((_, nonlocal_), (of_local, of_nonlocal)) in enumerate(zip(found.weights, found.added, strict=True), 1):
         share = of_nonlocal / (of_local + of_nonlocal)
@@ -351,12 +362,16 @@ def compare(
     from synergic.compare import compare, draw_sheet, table
     from synergic.evaluate import Protocol
     from synergic.figures import check_figure
+    from synergic.files import check_free, write_text
     from synergic.images import find_pictures, read_pixels
     from synergic.restore import Restorer
 
     if (asked["sigma"] is None) == (asked["quality"] is None):
         raise SynergicError("compare: expected one of --sigma and --quality; pass how the pictures are to be degraded")
-    check_figure(output / "sheet.png", overwrite)
+    sheet, as_json, as_text = (output / name for name in ("sheet.png", "report.json", "table.md"))
+    check_figure(sheet, overwrite)
+    for path in (as_json, as_text):
+        check_free(path, overwrite)
     protocol = Protocol(data, **asked)
     if name is None:
         found = find_pictures([data])
@@ -365,11 +380,10 @@ def compare(
     restorer = Restorer.from_pretrained(name, device=device, precision=precision)
     with progress_bar("result") as bar:
         report, places = compare(restorer, protocol, bar)
-    output.mkdir(parents=True, exist_ok=True)
     lines = [f"{key}: {value}" for key, value in report["protocol"].items()]
-    (output / "report.json").write_text(json.dumps(report, indent=1))
-    (output / "table.md").write_text("\n".join([table(report), "", *(f"- {line}" for line in lines), ""]))
-    draw_sheet(places, output / "sheet.png")
+    write_text(as_json, json.dumps(report, indent=1), overwrite=overwrite)
+    write_text(as_text, "\n".join([table(report), "", *(f"- {line}" for line in lines), ""]), overwrite=overwrite)
+    draw_sheet(places, sheet, overwrite=overwrite)
     click.echo("\n".join([*lines, table(report)]))
 
 

@@ -28,8 +28,7 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     unfinished = path.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}{path.suffix.lower()}")
     try:
-        if path.exists() and not overwrite:
-            raise SynergicError(_exists(path))
+        check_free(path, overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with unfinished.open("xb") as file:
@@ -45,6 +44,18 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise SynergicError(
             f"{path}: cannot be written: {reason}; check the path, its rights and free space"
         ) from error
+
+
+def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
+    """Write a text as a whole file, in UTF-8."""
+    with whole_file(path, overwrite=overwrite) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuse a name that is taken: a command asks before it computes anything."""
+    if path.exists() and not overwrite:
+        raise SynergicError(_exists(path))
 
 
 def _exists(path: Path) -> str:
