@@ -61,6 +61,15 @@ def test_resume_skips_what_is_there(folder: Path, make_weights: MakeWeights) -> 
     assert statuses == ["skipped", "restored", "failed", "restored"]
 
 
+def test_resume_takes_an_empty_output_for_none(folder: Path, make_weights: MakeWeights) -> None:
+    (jobs, out) = (plan_jobs([folder / "a.png"], folder.parent / "out"), folder.parent / "out")
+    out.mkdir()
+    (out / "a.png").touch()
+    assert next(restore_files(jobs, options(make_weights())))["status"] == "failed", "unless asked it is left alone"
+    assert next(restore_files(jobs, options(make_weights()), resume=True))["status"] == "restored"
+    assert read_pixels(out / "a.png").shape == (20, 24, 3)
+
+
 def test_outputs_by_name(folder: Path) -> None:
     out = folder.parent / "out"
     assert plan_jobs([folder / "a.png"], out / "x.tif") == [Job(folder / "a.png", out / "x.tif")]

@@ -36,12 +36,17 @@ def test_nothing_is_seen_under_the_name_before_the_end(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("hard_links", [True, False])
-def test_a_file_that_appears_meanwhile_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hard_links: bool
-) -> None:
-    if not hard_links:
+@pytest.fixture(params=["hard links", "no hard links", "no rename that replaces nothing either"])
+def able(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the file system is able to do."""
+    if request.param != "hard links":
         monkeypatch.setattr(os, "link", refuse_links)
+    if request.param.endswith("either"):
+        monkeypatch.setattr("synergic.files._renamed", lambda *_: False)
+    return str(request.param)
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, able: str) -> None:
     path = tmp_path / "a.txt"
     with pytest.raises(SynergicError, match="exists"), whole_file(path) as unfinished:
         unfinished.write_text("ours")
@@ -54,11 +59,24 @@ def refuse_links(source: object, target: object) -> None:
     raise PermissionError(1, "Operation not permitted")
 
 
-def test_a_folder_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "link", refuse_links)
+def test_a_file_takes_its_name(tmp_path: Path, able: str) -> None:
     write(tmp_path / "a.txt", "whole")
     assert (tmp_path / "a.txt").read_text() == "whole"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_hidden_file_that_vanishes_leaves_no_empty_one(tmp_path: Path, able: str) -> None:
+    with pytest.raises(SynergicError, match="No such file"), whole_file(tmp_path / "a.txt") as unfinished:
+        unfinished.unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2")
+def test_without_hard_links_no_empty_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", refuse_links)
+    monkeypatch.setattr(Path, "replace", lambda *_: pytest.fail("the name was claimed first"))
+    write(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), ValueError("broken")])

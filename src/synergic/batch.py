@@ -156,12 +156,13 @@ class Work:
 
     job: Job
     result: dict[str, Any]
+    overwrite: bool
     picture: Picture | None = None
     seconds: float = 0.0
 
     def read(self, options: Options) -> None:
         """Read the picture, unless it could not be written."""
-        if self.job.target.exists() and not options.overwrite:
+        if self.job.target.exists() and not self.overwrite:
             raise SynergicError(f"{self.job.target}: exists; pass --overwrite to replace it, or --resume to skip it")
         with fetched(self.job.source) as file:
             self.picture = read_picture(file, max_pixels=options.max_pixels)
@@ -182,20 +183,20 @@ class Work:
         height, width = pixels.shape[:2]
         self.result |= {"weights": restorer.card.name, "task": restorer.card.task, "width": width, "height": height}
 
-    def write(self, options: Options) -> None:
+    def write(self) -> None:
         """Write the picture, whole or not at all."""
         assert self.picture is not None
-        with stored(self.job.target, overwrite=options.overwrite) as file:
-            write_picture(file, self.picture, overwrite=options.overwrite)
+        with stored(self.job.target, overwrite=self.overwrite) as file:
+            write_picture(file, self.picture, overwrite=self.overwrite)
         self.result["status"] = "restored"
 
 
 def restore_file(job: Job, options: Options, progress: Progress | None = None) -> dict[str, Any]:
     """Restore one file. Returns what was done; raises SynergicError and writes nothing if it cannot be."""
-    work, started = Work(job, {}), time.monotonic()
+    work, started = Work(job, {}, options.overwrite), time.monotonic()
     work.read(options)
     work.restore(options, progress)
-    work.write(options)
+    work.write()
     return work.result | {"seconds": round(time.monotonic() - started, 3)}
 
 
@@ -212,9 +213,11 @@ def restore_files(
         remove_unfinished(folder)
 
     def read(job: Job) -> Work:
-        work = Work(job, {"input": str(job.source), "output": str(job.target)})
-        if resume and job.target.exists():
+        work = Work(job, {"input": str(job.source), "output": str(job.target)}, options.overwrite)
+        size = size_of(job.target) if resume else None
+        if size:
             work.result["status"] = "skipped"
+        work.overwrite |= size == 0
         return attempt(work, resume, work.read, options)
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
@@ -222,7 +225,7 @@ def restore_files(
         try:
             for work in one_ahead(read, jobs, reader):
                 attempt(work, resume, work.restore, options, progress)
-                writing.append(writer.submit(attempt, work, resume, work.write, options))
+                writing.append(writer.submit(attempt, work, resume, work.write))
                 if len(writing) > 1:
                     yield finished(writing)
             while writing:
@@ -231,6 +234,14 @@ def restore_files(
             while writing:
                 yield finished(writing)
             raise
+
+
+def size_of(target: Path) -> int | None:
+    """Bytes of an output; None if there is none. 0: a run was killed where a file cannot take its name at once."""
+    try:
+        return int(target.stat().st_size)
+    except OSError:
+        return None
 
 
 def finished(writing: deque[Future[Work]]) -> dict[str, Any]:

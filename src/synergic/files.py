@@ -1,7 +1,10 @@
 """Files that appear whole or not at all, and what a run that was killed leaves behind."""
 
+import ctypes
+import errno
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +18,10 @@ except ImportError:  # Windows, which refuses to delete a file that is open: the
     fcntl = None  # type: ignore[assignment]
 
 _UNFINISHED = ".synergic-"
+_UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What file systems say that know no hard links (exFAT, some network folders), or no rename that replaces nothing."""
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+"""fcntl.h and linux/fs.h."""
 
 
 @contextmanager
@@ -85,10 +92,32 @@ def _publish(unfinished: Path, path: Path, overwrite: bool) -> None:
     try:
         try:
             os.link(unfinished, path)
-        except FileExistsError:
-            raise
-        except OSError:  # exFAT and some network folders know no hard links: claim the name, then take it
-            path.open("xb").close()
-            unfinished.replace(path)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            if not _renamed(unfinished, path):
+                _claim(unfinished, path)
     except FileExistsError as error:
         raise SynergicError(_exists(path)) from error
+
+
+def _renamed(unfinished: Path, path: Path) -> bool:
+    """Rename, but replace nothing; False where the system cannot. Raises OSError."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(unfinished), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE) == 0:
+        return True
+    if (number := ctypes.get_errno()) in _UNSUPPORTED:
+        return False
+    raise OSError(number, os.strerror(number))
+
+
+def _claim(unfinished: Path, path: Path) -> None:
+    """Make an empty file of the name, which fails where there is one, and replace it. A kill in between leaves it."""
+    path.open("xb").close()
+    try:
+        unfinished.replace(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
