@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 
 from conftest import save
 from interrupt import contents
-from synergic.batch import Options, plan_jobs, restore_files
+from synergic.batch import Job, Options, plan_jobs, restore_files
 from synergic.errors import SynergicError
+from test_cli import Capture, call
 
 MakeWeights = Callable[..., Path]
 HERE = Path(__file__).parent
@@ -160,6 +162,66 @@ def test_a_folder_without_rights(folder: Path, make_weights: MakeWeights) -> Non
     (folder.parent / "out").mkdir(mode=0o500)
     (result, *_) = restore_files(plan_jobs([folder], folder.parent / "out"), Options(weights=str(make_weights())))
     assert "cannot be written: Permission denied; check the path, its rights" in result["error"]
+
+
+@pytest.fixture
+def ordinary(random: np.random.Generator) -> Iterator[Path]:
+    """A folder with a picture, and a folder "locked" with another, that may not be entered: the superuser who runs the
+    tests is nobody meanwhile."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        superuser = os.geteuid() == 0
+        if superuser:
+            os.seteuid(65534)
+        for path in (Path(name, "in", "a.png"), Path(name, "in", "locked", "b.png")):
+            save(path, random.integers(0, 256, (20, 20, 3), np.uint8))
+        Path(name, "in", "locked").chmod(0)
+        yield Path(name)
+        Path(name, "in", "locked").chmod(0o700)
+        if superuser:
+            os.seteuid(0)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("source", "output"), [("in/locked/b.png", "out"), ("in/a.png", "in/locked/c.png"), ("in/a.png", "in/locked/new/")]
+)
+def test_a_folder_that_one_may_not_enter_is_one_line(
+    ordinary: Path, source: str, output: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = call(capsys, monkeypatch, "restore", ordinary / source, "-o", f"{ordinary}/{output}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "/in/locked/" in err and err.endswith(": Permission denied; check the path and its rights\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["restore", "{picture}", "-o", "{long}"],
+        ["restore", "{long}.png", "-o", "out"],
+        ["evaluate", "--weights", "photo", "--sigma", "9", "--data", "{long}"],
+        ["evaluate", "--weights", "photo", "--sigma", "9", "--data", "{folder}", "--save", "{long}"],
+        ["explain", "{picture}", "-o", "{long}.png"],
+        ["restore", "{picture}", "-o", "out", "--weights", "{long}"],
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(
+    folder: Path, command: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    names = {"picture": folder / "0.png", "folder": folder, "long": "n" * 300}
+    code, out, err = call(capsys, monkeypatch, *(part.format(**names) for part in command))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "File name too long; check the path and its rights" in err
+
+
+def test_a_name_in_a_folder_that_is_too_long_is_its_own_line(folder: Path, make_weights: MakeWeights) -> None:
+    save(folder / f"{'m' * 240}.png", np.zeros((20, 20, 1), np.uint8))
+    jobs = plan_jobs([folder], folder.parent / "out")
+    jobs[4] = Job(jobs[4].source, folder.parent / "out" / f"{'n' * 300}.png")
+    results = list(restore_files(jobs, Options(weights=str(make_weights()), device="cpu")))
+    assert [result["status"] for result in results] == ["restored"] * 4 + ["failed"] + ["restored"] * 5
+    assert results[4]["error"].endswith("n.png: File name too long; check the path and its rights")
 
 
 def test_the_output_is_where_a_file_is(folder: Path, make_weights: MakeWeights) -> None:

@@ -1,5 +1,6 @@
 """Restoring files and folders: which file becomes which, and what happened to each."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -271,6 +272,10 @@ def attempt(work: Work, resume: bool, step: Callable[..., None], *arguments: Any
     except SynergicError as error:
         finished_elsewhere = resume and work.job.target.exists()
         work.result |= {"status": "skipped"} if finished_elsewhere else {"status": "failed", "error": str(error)}
+    except OSError as error:
+        name = work.job.source if error.filename is None else os.fsdecode(error.filename)
+        reason = f"{error.strerror or error}; check the path and its rights"
+        work.result |= {"status": "failed", "error": f"{name}: {reason}"}
     except MemoryError:
         reason = "expected enough memory for the whole picture, got less; restore it on a larger machine"
         work.result |= {"status": "failed", "error": f"{work.job.source}: {reason}"}

@@ -37,6 +37,9 @@ def main() -> None:
     except BrokenPipeError:  # whoever read stdout has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
         sys.exit(1)
+    except OSError as error:  # a path that the system does not even look up: too long, or in a folder without rights
+        named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        fail(f"{named}{error.strerror or error}; check the path and its rights")
     except (KeyboardInterrupt, click.Abort):
         click.echo("synergic: interrupted; finished files are whole, go on with --resume", err=True)
         sys.exit(130)
