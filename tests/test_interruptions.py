@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from conftest import save
 from interrupt import contents
 from synergic.batch import Job, Options, plan_jobs, restore_files
 from synergic.errors import SynergicError
+from synergic.interruptions import Interruptions
 from test_cli import Capture, call
 
 MakeWeights = Callable[..., Path]
@@ -51,13 +53,16 @@ def test_killed_runs_lose_nothing() -> None:
 
 
 @posix
-def test_ctrl_c_ends_with_a_summary(folder: Path, make_weights: MakeWeights) -> None:
+@pytest.mark.parametrize("names", ["SIGINT", "SIGINT SIGINT SIGINT", "SIGTERM", "SIGHUP SIGINT"])
+def test_ctrl_c_and_its_like_end_with_a_summary(folder: Path, make_weights: MakeWeights, names: str) -> None:
     out = folder.parent / "out"
     command = ("restore", folder, "-o", out, "--weights", make_weights(), "--device", "cpu", "--json")
     with start(*command) as process:
         assert process.stdout is not None and process.stderr is not None
         results = [json.loads(process.stdout.readline())]
-        process.send_signal(signal.SIGINT)
+        for name in names.split():
+            process.send_signal(getattr(signal, name))
+            time.sleep(0.002)
         results += [json.loads(line) for line in process.stdout]
         summary, last = [line for line in process.stderr.read().splitlines() if line]  # one ends the terminal's ^C
     assert process.returncode == 130
@@ -68,6 +73,34 @@ def test_ctrl_c_ends_with_a_summary(folder: Path, make_weights: MakeWeights) -> 
     with start(*command, "--resume") as process:
         statuses = [json.loads(line)["status"] for line in process.communicate()[0].splitlines()]
     assert statuses == ["skipped"] * len(results) + ["restored"] * (9 - len(results))
+
+
+@posix
+def test_after_the_last_file_an_interruption_changes_nothing(folder: Path, make_weights: MakeWeights) -> None:
+    late = "import os, synergic.cli\nsynergic.cli.Bars.__exit__ = lambda *_: os.kill(os.getpid(), signal.SIGINT)"
+    command = ("restore", folder, "-o", folder.parent / "out", "--weights", make_weights(), "--device", "cpu")
+    with start(*command, before=late) as process:
+        assert process.communicate() == ("", "")
+    assert process.returncode == 0
+
+
+@posix
+def test_an_interruption_waits_until_it_is_let_in_and_comes_once() -> None:
+    interruptions = Interruptions()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interruptions.listen()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, "as under nohup"
+    interruptions.hold()
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interruptions.let_in():
+        pytest.fail("it waited for too long")
+    signal.raise_signal(signal.SIGINT)
+    other = Interruptions()
+    other.listen()
+    other.hold()
+    with pytest.raises(KeyboardInterrupt), other.let_in():
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it was not let in")
 
 
 @posix

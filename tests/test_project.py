@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
-    {"files", "stores"},
+    {"files", "stores", "interruptions"},
     {"images", "card", "attention", "config", "hardware", "muon", "guard"},
     {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations", "engine"},

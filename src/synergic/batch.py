@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -202,13 +203,17 @@ def restore_file(job: Job, options: Options, progress: Progress | None = None) -
 
 
 def restore_files(
-    jobs: Sequence[Job], options: Options, resume: bool = False, progress: Progress | None = None
+    jobs: Sequence[Job],
+    options: Options,
+    resume: bool = False,
+    progress: Progress | None = None,
+    let_in: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Generator[dict[str, Any], None, None]:
     """Restore many files; a file that fails becomes a result with its error, and the next one is taken.
 
     The network never waits for a disk: the next file is read and the one before is written while it works. Several
     runs may share a folder: with `resume` each takes what no other has finished. What killed runs left half-written
-    beside the outputs is deleted.
+    beside the outputs is deleted. let_in: a block that may be interrupted, see `Interruptions`.
     """
     for folder in {job.target.parent for job in jobs}:
         remove_unfinished(folder)
@@ -225,7 +230,8 @@ def restore_files(
         writing: deque[Future[Work]] = deque()
         try:
             for work in one_ahead(read, jobs, reader):
-                attempt(work, resume, work.restore, options, progress)
+                with let_in():
+                    attempt(work, resume, work.restore, options, progress)
                 writing.append(writer.submit(attempt, work, resume, work.write))
                 if len(writing) > 1:
                     yield finished(writing)

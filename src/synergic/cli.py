@@ -14,6 +14,7 @@ from synergic.errors import SynergicError
 
 if TYPE_CHECKING:
     from synergic.batch import Job, Options
+    from synergic.interruptions import Interruptions
     from synergic.tiling import Progress
 
 FOLDER = click.Path(path_type=Path)
@@ -25,7 +26,8 @@ ENGINE = "onnx runs --weights MODEL.onnx, written by export, with ONNX Runtime."
 
 
 def main() -> None:
-    """Run the command. Exit code 0: all fine; 1: some files failed; 2: wrong usage; 130: interrupted."""
+    """Run the command. Exit code 0: all fine; 1: some files failed; 2: wrong usage; 130: interrupted, by whatever
+    signal."""
     keep_freed_memory()
     keep_to_quota()
     try:
@@ -41,7 +43,8 @@ def main() -> None:
         named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         fail(f"{named}{error.strerror or error}; check the path and its rights")
     except (KeyboardInterrupt, click.Abort):
-        click.echo("synergic: interrupted; finished files are whole, go on with --resume", err=True)
+        with suppress(OSError):  # a terminal that is gone
+            click.echo("synergic: interrupted; finished files are whole, go on with --resume", err=True)
         sys.exit(130)
 
 
@@ -119,8 +122,11 @@ def restore(
 ) -> None:
     """Restore pictures: files, folders with all that is in them, and what URLs such as s3://bucket/scans name."""
     from synergic.batch import Options, plan_jobs, restore_files
+    from synergic.interruptions import Interruptions
     from synergic.stores import place
 
+    interruptions = Interruptions()
+    interruptions.listen()
     if asked["overwrite"] and resume:
         raise SynergicError("--overwrite and --resume: expected one of them, got both")
     jobs = plan_jobs([place(text) for text in inputs], place(output), parse_shard(shard))
@@ -130,9 +136,9 @@ def restore(
     count, stdout = dict.fromkeys(("restored", "skipped", "failed"), 0), sys.stdout
     with Bars(len(jobs)) as bars:
         if cluster is None:
-            results = restore_files(jobs, options, resume, bars.tile)
+            results = restore_files(jobs, options, resume, bars.tile, interruptions.let_in)
         else:
-            results = restored_on_cluster(jobs, options, cluster, resume)
+            results = restored_on_cluster(jobs, options, cluster, resume, interruptions)
 
         def tell(result: dict[str, Any]) -> None:
             bars.file(result["input"])
@@ -142,26 +148,32 @@ def restore(
             elif result["status"] == "failed":
                 bars.say(f"synergic: {result['error']}")
 
+        interruptions.hold()
         try:
             for result in results:
                 tell(result)
         except KeyboardInterrupt:
-            with suppress(KeyboardInterrupt):  # if it came in between, what is being written is told now
-                tell(results.throw(KeyboardInterrupt))
             told = ", ".join(f"{number} {status}" for status, number in count.items())
-            bars.say(f"synergic: {told}, {len(jobs) - sum(count.values())} not done")
+            with suppress(OSError):  # a terminal that is gone
+                bars.say(f"synergic: {told}, {len(jobs) - sum(count.values())} not done")
             raise
     sys.exit(1 if count["failed"] else 0)
 
 
 def restored_on_cluster(
-    jobs: list["Job"], options: "Options", address: str, resume: bool
+    jobs: list["Job"], options: "Options", address: str, resume: bool, interruptions: "Interruptions"
 ) -> Generator[dict[str, Any], None, None]:
-    """`restore_on_cluster`, or what to install for it."""
+    """`restore_on_cluster`, or what to install for it. Nothing is written here: it may be interrupted at any time."""
     from synergic.cluster import restore_on_cluster
 
+    results = restore_on_cluster(jobs, options, address, resume)
     try:
-        yield from restore_on_cluster(jobs, options, address, resume)
+        while True:
+            with interruptions.let_in():
+                result = next(results, None)
+            if result is None:
+                return
+            yield result
     except ModuleNotFoundError as error:
         raise SynergicError(
             f"--cluster: expected {error.name}, got none; run pip install 'synergic[cluster]'"
