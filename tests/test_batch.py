@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import save
-from synergic.batch import Job, Options, Work, plan_jobs, restore_files
+from synergic.batch import Job, Options, Work, passed_over, plan_jobs, restore_files
 from synergic.errors import SynergicError
 from synergic.images import Picture, read_picture, read_pixels, write_picture
 
@@ -104,6 +104,20 @@ def test_an_empty_folder_and_a_missing_one(tmp_path: Path) -> None:
         plan_jobs([tmp_path], tmp_path / "out")
     with pytest.raises(SynergicError, match="nothing is there"):
         plan_jobs([tmp_path / "missing"], tmp_path / "out")
+
+
+def test_what_is_passed_over_is_counted(folder: Path) -> None:
+    save(folder / "out" / "a.png", np.zeros((4, 4, 1), np.uint8))
+    for name in (".hidden.txt", ".git/config", "out/notes.txt", "deep/b.raw", "deep/c.PNG.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("no picture")
+    (folder / "gone.png").symlink_to(folder / "nowhere")
+    (folder / "other").symlink_to(folder / "deep")
+    found = passed_over([folder, folder / "a.png"], folder / "out")
+    assert (found.others, found.links, found.refused()) == (3, 2, [])
+    assert found.told() == "3 files of other kinds and 2 links to folders or to nothing passed over"
+    assert passed_over([folder / "a.png"], folder / "out").told() == ""
+    assert passed_over([folder / "deep"], folder / "out").told() == "2 files of other kinds passed over"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import save
+from conftest import identity_restorer, save
 from interrupt import contents
 from synergic.batch import Job, Options, plan_jobs, restore_files
 from synergic.errors import SynergicError
@@ -225,6 +225,26 @@ def test_a_folder_that_one_may_not_enter_is_one_line(
     code, out, err = call(capsys, monkeypatch, "restore", ordinary / source, "-o", f"{ordinary}/{output}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "/in/locked/" in err and err.endswith(": Permission denied; check the path and its rights\n")
+
+
+@posix
+@pytest.mark.parametrize("rights", [0, 0o400])
+def test_a_folder_that_cannot_be_searched_is_one_line_and_exit_code_1(
+    ordinary: Path, rights: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = ordinary / "in" / "locked"
+    locked.chmod(rights)
+    (ordinary / "in" / "notes.txt").write_text("no picture")
+    monkeypatch.setattr("synergic.batch.Options.load", lambda *_: identity_restorer())
+    code, _, err = call(capsys, monkeypatch, "restore", ordinary / "in", "-o", ordinary / "out")
+    first, last = err.splitlines()
+    assert code == 1
+    assert first.startswith(f"synergic: {locked}") and "cannot be searched: Permission denied; check its right" in first
+    assert last == "synergic: 1 files of other kinds passed over"
+    assert [path.name for path in (ordinary / "out").iterdir()] == ["a.png"]
+    code, _, err = call(capsys, monkeypatch, "restore", locked, "-o", ordinary / "other")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cannot be searched: Permission denied" in err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from synergic.card import Task, weights_for
@@ -16,6 +17,7 @@ from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
 from synergic.images import (
     MAX_PIXELS,
+    READABLE,
     WRITABLE,
     Picture,
     check_writable,
@@ -131,6 +133,8 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
     """
     found = find_pictures(inputs, apart=output)
     if not found:
+        for line in passed_over(inputs, output).refused():
+            raise SynergicError(line)
         raise SynergicError(
             f"{inputs[0]}: expected pictures ({', '.join(sorted(WRITABLE))}), found none; check the path"
         )
@@ -150,6 +154,63 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
             )
         claimed[job.target] = job.source
     return jobs[shard[0] - 1 :: shard[1]]
+
+
+@dataclass
+class PassedOver:
+    """What lies in the folders that were given and becomes no job. Hidden files and folders are not counted."""
+
+    others: int = 0
+    """Files of other kinds."""
+    links: int = 0
+    """Links to folders, which are not followed, and to nothing."""
+    errors: list[OSError] = field(default_factory=list)
+    """What the system refused to show."""
+
+    def search(self, folder: Path, apart: Path) -> None:
+        """Count what lies in a folder and its folders, but for the one that is `apart`."""
+        folders = [folder]
+        while folders:
+            try:
+                entries = [Path(entry) for entry in os.scandir(folders.pop())]
+            except OSError as error:
+                self.errors.append(error)
+                continue
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+            folders += [entry for entry in shown if self.is_folder(entry) and entry.resolve() != apart]
+
+    def is_folder(self, entry: Path) -> bool:
+        """Is it a folder, and no link to one? What is none is counted, unless it is a picture."""
+        try:
+            mode, is_link = entry.stat().st_mode, entry.is_symlink()
+        except FileNotFoundError:
+            self.links += 1
+            return False
+        except OSError as error:
+            self.errors.append(error)
+            return False
+        self.links += is_link and S_ISDIR(mode)
+        self.others += not (S_ISDIR(mode) or (S_ISREG(mode) and entry.suffix.lower() in READABLE))
+        return S_ISDIR(mode) and not is_link
+
+    def told(self) -> str:
+        """In words; "" for nothing."""
+        counts = {"files of other kinds": self.others, "links to folders or to nothing": self.links}
+        told = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        return f"{told} passed over" if told else ""
+
+    def refused(self) -> list[str]:
+        """The errors, each in a line."""
+        return [f"{error.filename}: cannot be searched: {error.strerror}; check its rights" for error in self.errors]
+
+
+def passed_over(inputs: Sequence[Path], output: Path) -> PassedOver:
+    """What `plan_jobs` leaves out of folders on this machine, in which its pictures come from `find_pictures`."""
+    found = PassedOver()
+    for given in inputs:
+        if isinstance(given, Path) and given.is_dir():
+            found.search(given, output.resolve())
+    return found
 
 
 @dataclass

@@ -121,7 +121,7 @@ def restore(
     **asked: Any,
 ) -> None:
     """Restore pictures: files, folders with all that is in them, and what URLs such as s3://bucket/scans name."""
-    from synergic.batch import Options, plan_jobs, restore_files
+    from synergic.batch import Options, passed_over, plan_jobs, restore_files
     from synergic.interruptions import Interruptions
     from synergic.stores import place
 
@@ -129,7 +129,8 @@ def restore(
     interruptions.listen()
     if asked["overwrite"] and resume:
         raise SynergicError("--overwrite and --resume: expected one of them, got both")
-    jobs = plan_jobs([place(text) for text in inputs], place(output), parse_shard(shard))
+    given, target = [place(text) for text in inputs], place(output)
+    jobs, left = plan_jobs(given, target, parse_shard(shard)), passed_over(given, target)
     options = Options(**asked) if max_pixels is None else Options(**asked, max_pixels=max_pixels)
     if cluster is None:
         options.check()
@@ -157,7 +158,9 @@ def restore(
             with suppress(OSError):  # a terminal that is gone
                 bars.say(f"synergic: {told}, {len(jobs) - sum(count.values())} not done")
             raise
-    sys.exit(1 if count["failed"] else 0)
+        for line in [*left.refused(), *([left.told()] if left.told() else [])]:
+            bars.say(f"synergic: {line}")
+    sys.exit(1 if count["failed"] or left.errors else 0)
 
 
 def restored_on_cluster(

@@ -51,9 +51,17 @@ def reached(named: "Path | UPath") -> Iterator[None]:
 def files_in(folder: "Path | UPath") -> list[Path]:
     """All files in a folder and its folders, by their path relative to it, sorted."""
     if isinstance(folder, Path):
-        return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        return sorted(path.relative_to(folder) for path in folder.rglob("*") if is_file(path))
     with reached(folder):
         return sorted(Path(name).relative_to(folder.path) for name in folder.fs.find(folder.path))
+
+
+def is_file(path: Path) -> bool:
+    """Is it a file? Not one if the system does not tell: its folder may be listed and not entered."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def identity(file: "Path | UPath") -> object:
