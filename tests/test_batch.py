@@ -1,5 +1,7 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_IMODE
 from threading import Event
 from typing import Any
 
@@ -68,6 +70,15 @@ def test_resume_takes_an_empty_output_for_none(folder: Path, make_weights: MakeW
     assert next(restore_files(jobs, options(make_weights())))["status"] == "failed", "unless asked it is left alone"
     assert next(restore_files(jobs, options(make_weights()), resume=True))["status"] == "restored"
     assert read_pixels(out / "a.png").shape == (20, 24, 3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights")
+def test_a_private_photograph_stays_private(folder: Path, make_weights: MakeWeights) -> None:
+    (folder / "a.png").chmod(0o600)
+    list(restore_files(plan_jobs([folder / "a.png", folder / "b.jpg"], folder.parent / "out"), options(make_weights())))
+    modes = {path.name: S_IMODE(path.stat().st_mode) for path in (folder.parent / "out").iterdir()}
+    assert modes["a.png"] == 0o600
+    assert modes["b.jpg"] == S_IMODE((folder / "b.jpg").stat().st_mode), "as readable as before"
 
 
 def test_outputs_by_name(folder: Path) -> None:

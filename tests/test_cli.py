@@ -91,6 +91,8 @@ def test_a_broken_file_is_one_line_and_exit_code_1(
     [
         (["restore", "x.png"], "Missing option '-o'"),
         (["restore", "missing.png", "-o", "out"], "missing.png: expected a picture or a folder, but nothing is there"),
+        (["restore", "", "-o", "out"], "'': expected a path or a URL, got an empty name; the current folder is ."),
+        (["restore", "x.png", "-o", ""], "'': expected a path or a URL, got an empty name"),
         (["restore", "x.png", "-o", "out", "--shard", "3/2"], "--shard: expected I/N with I from 1 to N, got"),
         (["restore", "x", "-o", "o", "--resume", "--overwrite"], "--overwrite and --resume: expected one of them"),
         (["restore", "x", "-o", "o", "--task", "cook"], "'cook' is not one of"),

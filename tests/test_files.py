@@ -1,6 +1,7 @@
 """Files appear whole or not at all, and what killed runs leave is known and deleted."""
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from synergic.errors import SynergicError
-from synergic.files import remove_unfinished, whole_file
+from synergic.files import remove_unfinished, rights, whole_file
 
 
 def write(path: Path, text: str, overwrite: bool = False) -> None:
@@ -135,6 +136,32 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("fcntl.flock", refuse)
     write(tmp_path / "a.txt", "whole")
-    (tmp_path / ".synergic-1.png").write_text("whose?")
+    hidden = tmp_path / f".synergic-{'0' * 16}.png"
+    hidden.write_text("whose?")
     remove_unfinished(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".synergic-1.png", "a.txt"]
+    assert sorted(tmp_path.iterdir()) == [hidden, tmp_path / "a.txt"]
+
+
+def test_files_of_similar_names_are_kept(tmp_path: Path) -> None:
+    names = [".synergic-notes.txt", f".synergic-{'0' * 15}.png", f".synergic-{'0' * 16}.tar.gz", ".synergic-"]
+    for name in [*names, f".synergic-{'0' * 16}.png", f".synergic-{'0' * 16}"]:
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights")
+@pytest.mark.parametrize(
+    ("mode", "umask", "written"),
+    [(0o600, 0o022, 0o600), (0o644, 0o077, 0o600), (0o666, 0o022, 0o644), (0o400, 0, 0o600), (0o777, 0, 0o666)],
+)
+def test_rights_are_those_given_and_the_umask(tmp_path: Path, mode: int, umask: int, written: int) -> None:
+    before = os.umask(umask)
+    try:
+        with rights(mode), whole_file(tmp_path / "a.txt") as unfinished:
+            assert stat.S_IMODE(unfinished.stat().st_mode) == written, "before there is anything in it"
+        write(tmp_path / "b.txt", "")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.txt", "b.txt")]
+    assert modes == [written, 0o666 & ~umask]

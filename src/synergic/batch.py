@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from synergic.card import Task, weights_for
 from synergic.engine import OnnxRestorer
 from synergic.errors import SynergicError
-from synergic.files import remove_unfinished
+from synergic.files import remove_unfinished, rights
 from synergic.images import (
     MAX_PIXELS,
     READABLE,
@@ -222,11 +222,15 @@ class Work:
     overwrite: bool
     picture: Picture | None = None
     seconds: float = 0.0
+    mode: int = 0o666
+    """Rights of the source: a photograph that others may not read is not handed to them restored."""
 
     def read(self, options: Options) -> None:
         """Read the picture, unless it could not be written."""
         if self.job.target.exists() and not self.overwrite:
             raise SynergicError(f"{self.job.target}: exists; pass --overwrite to replace it, or --resume to skip it")
+        if isinstance(self.job.source, Path) and self.job.source.exists():
+            self.mode = self.job.source.stat().st_mode
         with fetched(self.job.source) as file:
             self.picture = read_picture(file, max_pixels=options.max_pixels)
         check_writable(self.job.target, self.picture)
@@ -249,7 +253,7 @@ class Work:
     def write(self) -> None:
         """Write the picture, whole or not at all."""
         assert self.picture is not None
-        with stored(self.job.target, overwrite=self.overwrite) as file:
+        with rights(self.mode), stored(self.job.target, overwrite=self.overwrite) as file:
             write_picture(file, self.picture, overwrite=self.overwrite)
         self.result["status"] = "restored"
 

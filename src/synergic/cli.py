@@ -103,7 +103,7 @@ def command() -> None:
 @click.option("--tile-size", type=int, help="Side of a tile in pixels. [default: 384, 768 or 1280, by memory]")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns: slightly better, 8 times slower.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
-@click.option("--resume", is_flag=True, help="Skip inputs whose output exists.")
+@click.option("--resume", is_flag=True, help="Skip inputs whose output exists, whatever options made it.")
 @click.option("--max-pixels", type=int, help="Refuse larger pictures. [default: 500000000]")
 @click.option("--shard", metavar="I/N", help="Only every N-th picture from the I-th on, I from 1.")
 @click.option(

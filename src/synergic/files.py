@@ -3,10 +3,12 @@
 import ctypes
 import errno
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,9 +19,11 @@ try:
 except ImportError:  # Windows, which refuses to delete a file that is open: the lock comes with the handle
     fcntl = None  # type: ignore[assignment]
 
-_UNFINISHED = ".synergic-"
+_UNFINISHED = re.compile(r"\.synergic-[0-9a-f]{16}(\.[^.]*)?")
+_RIGHTS = ContextVar("rights", default=0o666)
 _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What file systems say that know no hard links (exFAT, some network folders), or no rename that replaces nothing."""
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 """fcntl.h and linux/fs.h."""
 
@@ -33,12 +37,12 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises SynergicError if the file exists and not `overwrite`, or if the system cannot write it.
     """
-    unfinished = path.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}{path.suffix.lower()}")
+    unfinished = path.with_name(f".synergic-{secrets.token_hex(8)}{path.suffix.lower()}")
     try:
         check_free(path, overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with unfinished.open("xb") as file:
+            with os.fdopen(os.open(unfinished, _NEW, _RIGHTS.get()), "wb") as file:
                 with suppress(OSError):  # a file system without locks
                     _lock(file)
                 yield unfinished
@@ -51,6 +55,16 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise SynergicError(
             f"{path}: cannot be written: {reason}; check the path, its rights and free space"
         ) from error
+
+
+@contextmanager
+def rights(mode: int) -> Iterator[None]:
+    """Whole files that this block writes are for nobody whom `mode` shuts out; the umask applies as well."""
+    token = _RIGHTS.set(0o600 | mode & 0o666)
+    try:
+        yield
+    finally:
+        _RIGHTS.reset(token)
 
 
 def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
@@ -72,7 +86,9 @@ def _exists(path: Path) -> str:
 def remove_unfinished(folder: Path) -> None:
     """Delete what killed runs left half-written in `folder`: hidden files that no living run holds locked. An object
     store shows none."""
-    for path in folder.glob(f"{_UNFINISHED}*") if isinstance(folder, Path) else ():
+    for path in folder.glob(".synergic-*") if isinstance(folder, Path) else ():
+        if _UNFINISHED.fullmatch(path.name) is None:  # somebody's own
+            continue
         with suppress(OSError), path.open("r+b") as file:  # locked, gone meanwhile, or not ours to delete
             _lock(file)
             path.unlink()

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def place(text: str) -> Path:
-    """The path, or what a URL names. Raises SynergicError for a store that cannot be reached."""
+    """The path, or what a URL names. Raises SynergicError for a store that cannot be reached, and for "", which would
+    be the current folder and comes of a variable that is not set."""
+    if not text:
+        raise SynergicError("'': expected a path or a URL, got an empty name; the current folder is .")
     if "://" not in text:
         return Path(text)
     try:
