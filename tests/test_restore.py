@@ -191,6 +191,15 @@ def test_memory_grows_by_a_few_bytes_a_pixel() -> None:
     assert figures["before"] + 100 * figures["bytes_per_pixel"] < 2400, "the rest of 3 GB is for a tile in the network"
 
 
+def test_the_result_is_the_callers_own(make_weights: MakeWeights, random: np.random.Generator) -> None:
+    restorer, colour = restorer_of(make_weights()), random.integers(0, 256, (20, 24, 3), np.uint8)
+    for image in (colour, np.repeat(colour[..., :1], 3, axis=2), colour[..., :1], colour[..., 0], colour / 255):
+        restored = restorer(image)
+        before = restored.copy()
+        restored += 1
+        assert (restored == before + 1).all()
+
+
 def test_a_picture_too_large_to_compute_with_is_refused(make_weights: MakeWeights) -> None:
     with pytest.raises(SynergicError, match=r"expected values in about \[0, 1\], got some too large"):
         restorer_of(make_weights())(np.full((8, 8), 3e38, np.float32))

@@ -54,7 +54,8 @@ def restore_picture(
     while True:
         try:
             restored = map_tiles(restore_tile, seen, tile_size, OVERLAP, progress, strength, align)
-            return np.broadcast_to(restored, pixels.shape).reshape(image.shape)
+            whole = np.repeat(restored, 3, axis=2) if gray_as_rgb else restored  # the caller's own, to write to
+            return whole.reshape(image.shape)
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
             if not is_out_of_memory(error):
                 raise
