@@ -205,14 +205,22 @@ def test_a_picture_too_large_to_compute_with_is_refused(make_weights: MakeWeight
         restorer_of(make_weights())(np.full((8, 8), 3e38, np.float32))
 
 
-def test_out_of_memory_at_the_smallest_tile_is_one_line(
-    make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("can't allocate memory: you tried\nto allocate"), "can't allocate memory: you tried"),
+        (RuntimeError("could not create a primitive"), "could not create a primitive"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_out_of_memory_at_the_smallest_tile_is_one_line_with_what_the_library_said(
+    make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     def full(*_: object) -> np.ndarray:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+        raise error
 
     monkeypatch.setattr(tiling, "map_tiles", full)
-    with pytest.raises(SynergicError, match="expected enough for tiles of 200"):
+    with pytest.raises(SynergicError, match=rf"expected enough for tiles of 200 pixels, got less \({said}\); close"):
         restorer_of(make_weights(), tile_size=200)(np.zeros((4, 4), np.uint8))
 
 

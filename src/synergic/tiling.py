@@ -60,7 +60,11 @@ def restore_picture(
             if not is_out_of_memory(error):
                 raise
             if tile_size // 2 < SMALLEST_TILE:
-                raise SynergicError(f"memory: expected enough for tiles of {tile_size} pixels, got less") from error
+                said = next(iter(str(error).splitlines()), type(error).__name__)  # oneDNN may mean something else
+                raise SynergicError(
+                    f"memory: expected enough for tiles of {tile_size} pixels, got less ({said}); "
+                    "close other programs or take a larger machine"
+                ) from error
         tile_size //= 2
 
 
