@@ -21,7 +21,7 @@ from synergic.degradations import JPEG, GaussianNoise
 from synergic.errors import SynergicError
 from synergic.evaluate import Protocol, evaluate, markdown, seconds_per_megapixel
 from synergic.figures import COLORS, new_figure, save_figure
-from synergic.files import whole_file
+from synergic.files import write_text
 from synergic.hardware import describe
 from synergic.network import SATNetConfig, count_parameters
 from synergic.restore import Restorer
@@ -181,13 +181,7 @@ def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Call
         report = evaluate(restorer, protocol)
         found["scores"][name] = {key: report[key] for key in ("psnr", "ssim", "degraded_psnr", "protocol")}
         say(f"{name}: {report['psnr']:.3f} dB")
-    write_whole(path, json.dumps(found, indent=1))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file appears whole or not at all: other processes may read it."""
-    with whole_file(path, overwrite=True) as unfinished:
-        unfinished.write_text(text)
+    write_text(path, json.dumps(found, indent=1), overwrite=True)
 
 
 def collect(folder: Path) -> dict[str, Any]:
@@ -288,8 +282,8 @@ def write_results(folder: Path) -> str:
     """Write table.md, table.csv, results.json and curves.png from all finished runs; returns the tables."""
     found = collect(folder)
     text = f"{table(found)}\n\n{gaps(found)}".strip()
-    write_whole(folder / "table.md", text + "\n")
-    write_whole(folder / "results.json", json.dumps(found, indent=1))
+    write_text(folder / "table.md", text + "\n", overwrite=True)
+    write_text(folder / "results.json", json.dumps(found, indent=1), overwrite=True)
     names, plain = score_names(found), ("row", "parameters", "seconds_per_megapixel", "training_seconds")
     with StringIO(newline="") as file:
         writer = csv.writer(file)
@@ -297,7 +291,7 @@ def write_results(folder: Path) -> str:
         for row in found["rows"]:
             scores = [value for name in names for value in mean_and_deviation(row["scores"].get(name, []))]
             writer.writerow([*(row[key] for key in plain), len(row["seeds"]), *scores])
-        write_whole(folder / "table.csv", file.getvalue())
+        write_text(folder / "table.csv", file.getvalue(), overwrite=True)
     draw(found, folder / "curves.png")
     return text
 

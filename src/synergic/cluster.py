@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from synergic.batch import Job, Options, restore_files
+from synergic.batch import Job, Options, restore_files, size_of
 from synergic.card import published_weights
 from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
@@ -39,7 +39,8 @@ def restore_on_cluster(
     replace(options, device="cpu", loaded={}).check()  # the device is the workers'
     for folder in {job.target.parent for job in jobs}:
         remove_unfinished(folder)
-    there = {job for job in jobs if job.target.exists() and not options.overwrite}
+    taken = [job for job in jobs if (size_of(job.target) if resume else job.target.exists())]
+    there = set() if options.overwrite else set(taken)
     yield from restore_files([job for job in jobs if job in there], options, resume)
     if new := [job for job in jobs if job not in there]:
         with ray_at(address) as ray:

@@ -219,7 +219,7 @@ def table(report: dict[str, Any]) -> str:
     return markdown(header, rows)
 
 
-def draw_sheet(places: Sequence[Place], path: Path) -> None:
+def draw_sheet(places: Sequence[Place], path: Path, *, overwrite: bool = False) -> None:
     """The contact sheet, a row for each place: the whole picture with its frame, then the crops with their PSNR."""
     columns = list(places[0].crops)
     figure = new_figure(2.1 * (len(columns) + 1), 2.3 * len(places) + 0.5)
@@ -235,4 +235,4 @@ def draw_sheet(places: Sequence[Place], path: Path) -> None:
                 place.crops[column],
                 head + ("" if column == "clean" else f"{psnr(place.crops[column], clean):.2f} dB"),
             )
-    save_figure(figure, path)
+    save_figure(figure, path, overwrite=overwrite)

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from synergic.card import Card, told_strength
+from synergic.card import Card, check_file, told_strength
 from synergic.config import read_config
 from synergic.errors import SynergicError
 from synergic.tiling import TILE_SIZE, Progress, check_tile_size, restore_picture
@@ -45,12 +45,12 @@ class OnnxRestorer:
             raise SynergicError(f"precision: expected auto or float32 with the onnx engine, got {precision!r}")
         tile_size = TILE_SIZE if tile_size is None else tile_size
         check_tile_size(tile_size)
+        kind = "a model written by `synergic export`"
+        check_file(Path(path), kind)
         try:
             model = Path(path).read_bytes()
         except OSError as error:
-            raise SynergicError(
-                f"{path}: expected a model written by `synergic export`, got {error.strerror}"
-            ) from None
+            raise SynergicError(f"{path}: expected {kind}, got {error.strerror}; check its rights") from None
         read = OnnxModel.from_bytes(model, path)
         return cls(read, read.card, tile_size, ensemble)
 

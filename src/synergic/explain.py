@@ -212,6 +212,7 @@ def explain(
     sigma: float | None = None,
     quality: int | None = None,
     progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> TradeOff:
     """Draw the figure: degraded, restored and heat map; each block's fusion weights; and for each query the patches
     that it attends to in each block, patch-wise above pixel-wise.
@@ -238,7 +239,7 @@ def explain(
     for i, (row, query) in enumerate(zip(rows, queries, strict=True), 1):
         row.suptitle(f"query {i} at {query.x},{query.y} (white) and the keys that weigh most in its attention")
         draw_query(row, query)
-    save_figure(figure, path)
+    save_figure(figure, path, overwrite=overwrite)
     return found
 
 

@@ -28,7 +28,7 @@ from synergic.attention import patch_attention
 from synergic.card import UNKNOWN_STRENGTH, Card
 from synergic.engine import FORMAT, OnnxModel
 from synergic.errors import SynergicError
-from synergic.files import whole_file
+from synergic.files import check_free, whole_file
 from synergic.network import NonLocalAttention, SATNet, SATNetConfig, fold_batch_norm
 from synergic.weights import load_weights
 
@@ -62,8 +62,7 @@ def export(
         raise SynergicError(f"{target}: expected a name that ends in {' or '.join(wanted)}")
     beside = target.with_name("config.json") if darktable and target.suffix == ".onnx" else target
     for path in {target, beside}:
-        if path.exists() and not overwrite:
-            raise SynergicError(f"{path}: exists; pass --overwrite to replace it")
+        check_free(path, overwrite)
     network, card = load_weights(name_or_path)
     if darktable:
         check_for_darktable(network.config, card, blind)

@@ -59,12 +59,17 @@ def restore_picture(
     while True:
         try:
             restored = map_tiles(restore_tile, seen, tile_size, OVERLAP, progress, strength, align)
-            return np.broadcast_to(restored, pixels.shape).reshape(image.shape)
+            whole = np.repeat(restored, 3, axis=2) if gray_as_rgb else restored  # the caller's own, to write to
+            return whole.reshape(image.shape)
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
             if not is_out_of_memory(error):
                 raise
             if tile_size // 2 < SMALLEST_TILE:
-                raise SynergicError(f"memory: expected enough for tiles of {tile_size} pixels, got less") from error
+                said = next(iter(str(error).splitlines()), type(error).__name__)  # oneDNN may mean something else
+                raise SynergicError(
+                    f"memory: expected enough for tiles of {tile_size} pixels, got less ({said}); "
+                    "close other programs or take a larger machine"
+                ) from error
         tile_size //= 2
 
 
