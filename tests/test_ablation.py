@@ -1,17 +1,36 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from conftest import tiny_recipe
+from conftest import tiny_card, tiny_network, tiny_recipe
 from synergic import Restorer, SynergicError
-from synergic.ablation import ROWS, Run, ablate, check_recipe, collect, plan, protocols, row_recipe, write_results
+from synergic.ablation import (
+    ROWS,
+    Run,
+    ablate,
+    check_recipe,
+    collect,
+    draw,
+    plan,
+    plus_minus,
+    protocols,
+    row_recipe,
+    table,
+    timing,
+    write_results,
+)
 from synergic.evaluate import Protocol, evaluate
 from synergic.images import read_pixels
 from synergic.train import read_recipe, validation_batches
@@ -80,6 +99,8 @@ def test_runs_go_seed_by_seed(recipe: Path, tmp_path: Path) -> None:
     assert all(run.recipe.steps == 9 for run in runs)
     with pytest.raises(SynergicError, match="init: expected none, got 'gray-denoise'"):
         plan(recipe, tmp_path, ALL, 1, {"init": "gray-denoise"})
+    with pytest.raises(SynergicError, match="rows that differ, got 'patch_size=5' and 'patch_size=5,stride=4'; leave"):
+        plan(recipe, tmp_path, ["patch_size=5", "satnet", "patch_size=5,stride=4"], 1, {})
 
 
 def test_what_is_evaluated(recipe: Path) -> None:
@@ -90,6 +111,8 @@ def test_what_is_evaluated(recipe: Path) -> None:
         protocols(noise, folders, quality=(10,))
     fixed = read_recipe(recipe, {"degradation.sigma_min": "40", "degradation.sigma_max": "40"})
     assert protocols(fixed, folders[1:]) == {"b, sigma 40": Protocol(Path("b"), sigma=40)}
+    with pytest.raises(SynergicError, match=r"--data: expected names that differ, got a/b and b; rename one"):
+        protocols(noise, [Path("a/b"), Path("b")])
     alone = read_recipe(recipe, {"network.conditioned": "false"})
     assert all(protocol.blind for protocol in protocols(alone, folders).values())
     assert protocols(read_recipe(RECIPES / "photo.toml"), folders) == {}
@@ -112,6 +135,7 @@ def test_the_scores_are_those_of_evaluate(finished: tuple[Path, list[Run], dict[
     weights = run.folder / "weights.safetensors"
     report = evaluate(Restorer.from_pretrained(weights, device="cpu"), wanted["val, sigma 25"])
     assert found["rows"][3]["scores"]["val, sigma 25"][1] == report["psnr"]
+    assert found["rows"][3]["ssim"]["val, sigma 25"][1] == report["ssim"]
     assert found["rows"][3]["parameters"] == report["parameters"]
     assert found["rows"][0]["parameters"] == report["parameters"], "patches have no more parameters than pixels"
     assert found["rows"][1]["parameters"] < found["rows"][2]["parameters"] < report["parameters"]
@@ -129,16 +153,38 @@ def test_tables_and_figure(finished: tuple[Path, list[Run], dict[str, Protocol]]
     assert titles[2:6] == ["baseline (pixel-wise)", "w/o LA", "w/o NLA", "SAT-Net"]
     assert titles[6:] == ["", "SAT-Net above", "-" * 21, *titles[2:5]]
     above = [b - a for a, b in zip(values, collect(folder)["rows"][3]["scores"]["val, sigma 25"], strict=True)]
-    assert f"{fmean(above):.2f} ± {stdev(above):.2f}" in lines[9]
+    assert f"{fmean(above):z.2f} ± {stdev(above):.2f}" in lines[9]
     assert f"{mean:.2f} ± {spread:.2f}" in lines[2]
     with (folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["row"] for row in rows] == ALL
     assert float(rows[0]["val, sigma 25, mean"]) == pytest.approx(mean)
     assert float(rows[0]["val, sigma 25, deviation"]) == pytest.approx(spread)
+    ssim = collect(folder)["rows"][0]["ssim"]["val, sigma 25"]
+    assert float(rows[0]["val, sigma 25, SSIM, mean"]) == pytest.approx(fmean(ssim))
+    assert "validation, SSIM, mean" not in rows[0]
     assert json.loads((folder / "results.json").read_text())["rows"][0]["scores"]["val, sigma 25"] == values
     height, width = read_pixels(folder / "curves.png").shape[:2]
     assert width > 2 * height
+
+
+def test_lines_are_told_apart_and_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = list[Any]()
+    monkeypatch.setattr("synergic.ablation.save_figure", lambda figure, _: drawn.append(figure))
+    names = ["satnet", *(f"embedding={width}" for width in range(9))]
+    rows = [{"row": name, "title": name, "seeds": [1], "curves": [{1: 30.0, 2: 31.0}]} for name in names]
+    rows[0] |= {"seeds": [1, 2], "curves": [{1: 30.0, 2: 31.0}, {1: 30.5, 2: 31.5}]}
+    draw({"rows": rows}, Path("curves.png"))
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        assert len({(line.get_color(), line.get_linestyle()) for line in axis.lines}) == len(names)
+        assert all(float(step).is_integer() for step in axis.get_xticks())
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "mean; band: 1 deviation"
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["satnet, 2 seeds", "embedding=0, 1 seed"]
+    right = max(axis.get_window_extent().x1 for axis in figure.axes)
+    assert legend.get_window_extent().x0 >= right, "beside the curves"
 
 
 def test_nothing_is_done_twice(
@@ -158,6 +204,57 @@ def test_nothing_is_done_twice(
     assert collect(folder)["rows"][0]["scores"].keys() == {"validation", "val, sigma 25"}, "as far as all seeds have it"
     with pytest.raises(SynergicError, match="batch_size: expected 2 as it began, got 3; pass another -o"):
         ablate(plan(recipe, folder, ["satnet"], 1, {"batch_size": "3"}), {}, "cpu")
+
+
+def test_another_folder_of_the_same_name_is_evaluated_anew(
+    finished: tuple[Path, list[Run], dict[str, Protocol]], tmp_path: Path, recipe: Path
+) -> None:
+    folder, said = tmp_path / "copy", list[str]()
+    for row in ("satnet", "baseline"):
+        shutil.copytree(finished[0] / row, folder / row)
+    before = collect(folder)["rows"][1]["scores"]["val, sigma 25"]
+    shutil.copytree(recipe.parent / "val", tmp_path / "same" / "val")
+    shutil.copytree(recipe.parent / "train", tmp_path / "other" / "val")
+    runs = plan(recipe, folder, ["satnet"], 2, {})
+    ablate(runs, protocols(runs[0].recipe, [tmp_path / "same" / "val"]), "cpu", said.append)
+    assert said == [], "the same pictures elsewhere"
+    ablate(runs, protocols(runs[0].recipe, [tmp_path / "other" / "val"]), "cpu", said.append)
+    assert len(said) == 2
+    with pytest.raises(SynergicError, match=r"val, sigma 25: expected the pictures of .*seed-1, got others, of"):
+        collect(folder)
+    shutil.rmtree(folder / "baseline")
+    assert collect(folder)["rows"][0]["scores"]["val, sigma 25"] != before
+
+
+@pytest.mark.parametrize(("seconds", "side"), [(0.001, 512), (0.1, 256), (5.0, 128)])
+def test_slow_networks_are_timed_on_small_pictures(seconds: float, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for global attention: `seconds` for 128 x 128 pixels, and with the square of the area."""
+    clock, called = [0.0], list[int]()
+
+    class Slow(Restorer):
+        def __call__(self, image: np.ndarray, **_: Any) -> np.ndarray:
+            called.append(len(image))
+            clock[0] += seconds * (len(image) / 128) ** 4
+            return image
+
+    monkeypatch.setattr("synergic.evaluate.time.perf_counter", lambda: clock[0])
+    found = timing(Slow(tiny_network(), tiny_card(), torch.device("cpu"), torch.float32))
+    assert found["timed_side"] == side
+    assert called[-3:] == [side] * 3
+    assert found["seconds_per_megapixel"] == pytest.approx(seconds * (side / 128) ** 4 * 1e6 / side**2)
+    assert clock[0] < 100
+
+
+def test_a_small_picture_is_named_in_the_table(finished: tuple[Path, list[Run], dict[str, Protocol]]) -> None:
+    found = collect(finished[0])
+    assert " x " not in table(found)
+    found["rows"][0]["timed_side"] = 128
+    assert "(128 x 128)" in table(found).splitlines()[2]
+
+
+def test_nothing_is_printed_as_less_than_nothing() -> None:
+    assert plus_minus([-0.004, -0.002]) == "0.00 ± 0.00"
+    assert plus_minus([-0.006]) == "-0.01"
 
 
 def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +279,32 @@ def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path, monkeypatch: p
     assert said == [f"[1/1] SAT-Net, seed 1: training from step {step} to 4" for step in (0, 2)]
     one, other = (load_weights(runs[0].folder / "weights.safetensors")[0].state_dict() for runs in (whole, halved))
     assert [key for key in one if not one[key].equal(other[key])] == []
+
+
+def test_processes_fill_one_folder(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "synergic", "ablate", str(recipe), "-o", str(tmp_path), "--seeds=1"]
+    command += ["--set", "steps=2", "--accelerator=cpu"]
+    running = [subprocess.Popen([*command, "--row", row]) for row in ("satnet", "without-local")]
+    assert [process.wait() for process in running] == [0, 0]
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [row["row"] for row in found["rows"]] == ["without-local", "satnet"]
+    titles = [line.split(" | ")[0].strip("| ") for line in (tmp_path / "table.md").read_text().splitlines()]
+    assert titles[2:4] == ["w/o LA", "SAT-Net"]
+
+
+def test_a_run_that_is_finished_meanwhile_is_in_the_table(
+    finished: tuple[Path, list[Run], dict[str, Protocol]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished[0] / "satnet", tmp_path / "satnet")
+    drawn = list[int]()
+
+    def slowly(found: dict[str, Any], _: Path) -> None:
+        drawn.append(len(found["rows"]))
+        shutil.copytree(finished[0] / "baseline", tmp_path / "baseline", dirs_exist_ok=True)
+
+    monkeypatch.setattr("synergic.ablation.draw", slowly)
+    assert "| baseline (pixel-wise) |" in write_results(tmp_path)
+    assert drawn == [1, 2]
 
 
 def test_runs_of_two_recipes_are_not_put_in_one_table(

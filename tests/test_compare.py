@@ -9,7 +9,7 @@ from skimage.data import astronaut
 
 from conftest import save
 from synergic import Restorer, SynergicError, compare
-from synergic.compare import classical_methods, differing_places, table
+from synergic.compare import Place, classical_methods, colors_of, decibels, differing_places, table
 from synergic.data import to_colors, to_tensor, to_uint8
 from synergic.degradations import add_jpeg_artifacts
 from synergic.evaluate import Protocol, evaluate
@@ -107,6 +107,24 @@ def test_places_where_the_methods_differ_most() -> None:
         assert column + size <= left + 64 <= 300
     assert np.array_equal(second.crops["other"], other[second.corner[0] :, second.corner[1] :][:64, :64])
     assert len(differing_places("x", {name: picture[:20, :12] for name, picture in shown.items()}, 3)) == 1
+    other[150:160, 250:260] = 100  # a quarter of the difference: too little to show
+    assert [place.corner for place in differing_places("x", shown, 2)] == [first.corner]
+
+
+def test_decibels_of_a_crop_are_of_what_the_methods_get() -> None:
+    clean = np.zeros((8, 8, 1), np.uint8)
+    below = np.full((8, 8, 1), -0.1, np.float32)  # clipped, nothing would be left of its error
+    place = Place("x", clean, (0, 0), 1.0, {"clean": clean, "degraded": below, "one": clean + 51})
+    assert [decibels(place, column) for column in place.crops] == ["", "20.00 dB", "13.98 dB"]
+
+
+def test_gray_is_told_from_colour_by_what_is_seen(tmp_path: Path) -> None:
+    gray = to_colors(COLOUR, 1)
+    files = [save(tmp_path / "gray.png", gray), save(tmp_path / "rgb.png", to_colors(gray, 3))]
+    colour = save(tmp_path / "colour.png", COLOUR)
+    assert (colors_of(files), colors_of([colour]), colors_of([])) == (1, 3, 1)
+    with pytest.raises(SynergicError, match=r"expected gray or colour pictures, got both, rgb.png and colour.png; "):
+        colors_of([files[1], colour])
 
 
 def test_without_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,3 +170,5 @@ def test_the_weights_of_the_task_are_taken_unless_told(
     source = save(tmp_path / "a.png", to_colors(COLOUR, 1))
     command = ("compare", source, "-o", tmp_path / "out", "--sigma", 25)
     assert "SAT-Net (gray-denoise)" in call(capsys, monkeypatch, *command)[1]
+    command = ("compare", save(tmp_path / "b.png", to_colors(to_colors(COLOUR, 1), 3)), *command[2:], "--overwrite")
+    assert "SAT-Net (gray-denoise)" in call(capsys, monkeypatch, *command)[1], "gray stored as RGB"

@@ -46,9 +46,10 @@ def folder(tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.Monk
     for name in ("scans/a.png", "scans/more/b.jpg", "set12/01.png", "live1/1.png", "my-pictures/1.png"):
         save(tmp_path / name, random.integers(0, 256, (96, 96, 3), np.uint8))
     save(tmp_path / "microscope.tif", random.integers(0, 65536, (96, 96, 1), np.uint16))
-    for name in ("photo.jpg", "photo.png", "astronaut.png"):
+    for name in ("photo.jpg", "photo.png", "astronaut.png", "brick.png"):
         save(tmp_path / name, random.integers(0, 256, (400, 320, 3), np.uint8))
-    for name in ("clean", "degraded", "clean-others", "degraded-others", "data/train-open", "data/val-open"):
+    sets = ("data/train-open", "data/val-open", "held-out/train", "held-out/val", "held-out/repetitive")
+    for name in ("clean", "degraded", "clean-others", "degraded-others", *sets):
         save(tmp_path / name / "1.png", random.integers(0, 256, (96, 96, 3), np.uint8))
     save_weights(tmp_path / "small.safetensors", tiny_network(3, window=32), tiny_card("small", "photo"))
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")

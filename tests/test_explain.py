@@ -6,18 +6,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from skimage.data import brick
 
 from conftest import save, tiny_card, tiny_network
 from synergic import Restorer, SynergicError
 from synergic.explain import (
+    Attended,
     Kind,
     Trace,
+    Watch,
     attended,
     bounds,
+    conditions,
     explain,
     extremes,
     heat_picture,
+    look,
     tile_around,
     trade_off,
     with_noise,
@@ -156,6 +161,19 @@ def test_the_other_kind_compares_by_the_other_size() -> None:
     assert attended(twin, features, 9, 9, "patch").patch_size == 7
 
 
+def test_patch_and_pixel_choose_among_the_same_part_of_the_map(random: np.random.Generator) -> None:
+    watch = Watch(restorer_of(window=8, halo=4))
+    for height, width in ((90, 75), (61, 122), (34, 20)):
+        pixels = random.random((height, width, 1), np.float32)
+        for x, y in zip(random.integers(0, width, 20).tolist(), random.integers(0, height, 20).tolist(), strict=True):
+            query = look(watch, pixels, x, y, None, None)
+            (patch_low, patch_high), (pixel_low, pixel_high) = query.patch[0].reach, query.pixel[0].reach
+            assert (patch_low <= pixel_low).all()
+            assert (pixel_low < patch_low + 7).all()
+            assert (pixel_high <= patch_high).all()
+            assert (patch_high - 7 < pixel_high).all()
+
+
 def test_the_places_drawn_unless_told() -> None:
     share = np.full((16, 24), 0.5)
     share[0, 0], share[3, 4], share[12, 20] = 1.0, 0.9, 0.1
@@ -163,6 +181,42 @@ def test_the_places_drawn_unless_told() -> None:
     assert extremes(np.zeros((1, 1))) == [(0, 0), (0, 0)]
     assert [tile_around(at, 1000, 128) for at in (5, 501, 999)] == [slice(0, 128), slice(436, 564), slice(872, 1000)]
     assert tile_around(3, 7, 128) == slice(0, 7)
+
+
+def test_keys_without_weight_are_not_drawn() -> None:
+    corners = np.array([[4, 4], *([0, 4 * i] for i in range(14))])
+    alone = Attended((4, 4), corners, np.array([0.9986, *[0.0001] * 14]), 7)
+    itself, drawn, weights = alone.strongest()
+    assert (itself, drawn.shape, len(weights)) == (pytest.approx(0.9986), (0, 2), 0)
+    spread = replace(alone, weights=np.array([0.3, *[0.05] * 14]))
+    itself, drawn, weights = spread.strongest()
+    assert (itself, weights.tolist()) == (pytest.approx(0.3), [0.05] * 10)
+    assert np.array_equal(drawn, corners[1:11])
+
+
+def test_the_title_says_what_was_drawn() -> None:
+    restorer = restorer_of()
+    assert conditions(restorer, 25, None, None) == "tiny: noise of sigma 25 added, seed 0, the network told no strength"
+    assert conditions(restorer, None, 12.5, None) == "tiny: the picture as it is, the network told sigma 12.5"
+    assert conditions(restorer, None, None, 10).endswith("the network told quality 10")
+
+
+@pytest.mark.parametrize("size", [(256, 256), (400, 200), (60, 300)])
+def test_no_title_is_cut_off(size: tuple[int, int], random: np.random.Generator, tmp_path: Path) -> None:
+    import synergic.explain as module
+
+    restorer, drawn = restorer_of(3, blocks=4, window=32), list[Any]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "save_figure", lambda figure, _: drawn.append(figure))
+        explain(restorer, random.random((*size, 3)), tmp_path / "a.png", at=[(5, 5), (size[1] - 1, size[0] - 1)])
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    words = [text for text in figure.findobj(Text) if len(text.get_text()) > 8]  # not the ticks beyond an axis
+    assert len(words) > 25
+    for text in words:
+        box = text.get_window_extent()
+        assert 0 <= box.x0 <= box.x1 <= figure.bbox.width, text
+        assert 0 <= box.y0 <= box.y1 <= figure.bbox.height, text
 
 
 def test_noise_is_added_by_its_level() -> None:
@@ -174,8 +228,9 @@ def test_noise_is_added_by_its_level() -> None:
 
 def test_the_figure_of_the_shipped_weights(tmp_path: Path) -> None:
     restorer = Restorer.from_pretrained("gray-denoise", device="cpu", precision="float32")
-    noisy = with_noise(np.ascontiguousarray(brick()[:128, :96, None]), 25)
-    found = explain(restorer, noisy, tmp_path / "new" / "figure.png", at=[(40, 64)], sigma=25)
+    clean, where = np.ascontiguousarray(brick()[:128, :96, None]), tmp_path / "new" / "figure.png"
+    found = explain(restorer, clean, where, at=[(40, 64)], noise=25, sigma=25)
+    assert np.array_equal(found.share, trade_off(restorer, with_noise(clean, 25), sigma=25).share)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["figure.png"]
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert found.share.std() > 0.05, "joints lean otherwise than bricks"

@@ -5,9 +5,13 @@ import importlib
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from synergic.network import BASIC
+from synergic.train import read_recipe
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "synergic"
@@ -87,6 +91,32 @@ def test_the_paper_is_held_to_the_code() -> None:
             part = next(node for node in ast.walk(part) if step in names_of(node))
         quoted = [text.strip() for text in (ast.get_source_segment(source, part) or "").splitlines()]
         assert line in quoted, f"docs/paper.md: {file}: {name}: expected the line {line!r}"
+
+
+def remedies() -> list[tuple[str, str]]:
+    """The recipe's lines in the last column of docs/paper.md's deviations: key and value, as in TOML."""
+    text = (ROOT / "docs" / "paper.md").read_text().partition("## Deviations")[2]
+    cells = [line.split("|")[3] for line in text.splitlines() if line.startswith("| ")]
+    return [pair for cell in cells for pair in re.findall(r"`(\w+) = ([^`]+)`", cell)]
+
+
+def test_the_papers_own_network_is_had_by_the_lines_given() -> None:
+    """Each line, read as a recipe's, changes the published one; all together are the paper's similarity and loss."""
+    path, whole = ROOT / "recipes" / "gray-denoise.toml", dict[str, str]()
+    published = read_recipe(path)
+    for key, value in remedies():
+        change = {f"network.{key}" if hasattr(published.network, key) else key: value}
+        assert read_recipe(path, change) != published, f"{key} = {value} changes nothing"
+        whole |= change
+    assert read_recipe(path, {"edition": "basic", "network.conditioned": "false"}).network == BASIC
+    assert read_recipe(path, {"edition": "enhanced"}).network.depth == 5
+    del whole["edition"]
+    recipe = read_recipe(path, whole)
+    paper = {key: getattr(BASIC, key) for key in ("conditioned", "similarity", "window", "key_stride")}
+    assert recipe.network == replace(published.network, **paper, similarity_scale=0.0357)
+    assert recipe.network.similarity_scale == pytest.approx(BASIC.similarity_scale, rel=1e-3)
+    assert (recipe.loss, recipe.optimizer, recipe.clip) == ("charbonnier", "adamw", 1e9)
+    assert (recipe.scales, recipe.patterns) == ((1.0,), 0.0)
 
 
 def names_of(node: ast.AST) -> list[str]:

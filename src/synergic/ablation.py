@@ -10,17 +10,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from io import StringIO
-from itertools import cycle
+from itertools import combinations, cycle, product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 
+from synergic.data import read_folder
 from synergic.degradations import JPEG, GaussianNoise
 from synergic.errors import SynergicError
 from synergic.evaluate import Protocol, evaluate, markdown, seconds_per_megapixel
-from synergic.figures import COLORS, new_figure, save_figure
+from synergic.figures import COLORS, STYLES, new_figure, save_figure
 from synergic.files import write_text
 from synergic.hardware import describe
 from synergic.network import SATNetConfig, count_parameters
@@ -46,6 +48,10 @@ TITLES = {
 }
 LEVELS = {"sigma": (15, 25, 50, 70), "quality": (10, 20, 30, 40)}
 """Of the field's tables."""
+TIMED_SIDES = (128, 256, 512)
+"""Sides of the pictures that rows are timed on: the greatest whose half takes less than SLOW seconds."""
+SLOW = 1.0
+"""Global attention takes 16 times as long on twice the side: no call takes much more than 16 seconds."""
 PLACES = ("pictures", "validation", "workers", "accumulate")
 """Keys of a recipe that may change while it runs: where it runs, not what it does."""
 
@@ -68,6 +74,9 @@ def plan(path: Path, folder: Path, rows: Sequence[str], seeds: int, changes: Map
     if whole.init is not None:
         raise SynergicError(f"{path}: init: expected none, got {whole.init!r}; rows start alike only from new weights")
     recipes = {row: row_recipe(path, changes, row) for row in rows}
+    for one, other in combinations(recipes, 2):
+        if recipes[one] == recipes[other]:
+            raise SynergicError(f"--row: expected rows that differ, got {one!r} and {other!r}; leave one of them out")
     return [
         Run(row, replace(recipe, seed=seed), folder / row / f"seed-{seed}")
         for seed in range(whole.seed, whole.seed + seeds)
@@ -102,8 +111,13 @@ def protocols(recipe: Recipe, folders: Sequence[Path], **levels: Sequence[float]
     """What is evaluated, by name: every folder at every level.
 
     levels: sigma or quality; unless given, those of the field's tables that the recipe trains for. Weights for photos
-    have none: only their validation is compared.
+    have none: only their validation is compared. Two folders of one name raise SynergicError.
     """
+    names = {folder.name: folder for folder in folders}
+    alike = [folder for folder in folders if names[folder.name] != folder]
+    if alike:
+        one, other = alike[0], names[alike[0].name]
+        raise SynergicError(f"--data: expected names that differ, got {one} and {other}; rename one")
     kind = {GaussianNoise: "sigma", JPEG: "quality"}.get(type(recipe.degradation))
     wrong = [name for name, given in levels.items() if given and name != kind]
     if wrong:
@@ -163,16 +177,18 @@ def validations(folder: Path) -> dict[int, float]:
 
 
 def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Callable[[str], None]) -> None:
-    """Evaluate a trained run where it is not yet, and time it once; scores.json holds what is found."""
+    """Evaluate a trained run where it is not yet, or was on other pictures of that name, and time it once; scores.json
+    holds what is found."""
     path = folder / "scores.json"
     found = json.loads(path.read_text()) if path.exists() else {}
-    missing = {name: protocol for name, protocol in wanted.items() if name not in found.get("scores", {})}
+    scores = found.get("scores", {})
+    missing = {name: protocol for name, protocol in wanted.items() if not is_of(scores.get(name), protocol.data)}
     if found and not missing:
         return
     restorer = Restorer.from_pretrained(folder / "weights.safetensors", device=device)
     found = found or {
         "parameters": count_parameters(restorer.network),
-        "seconds_per_megapixel": seconds_per_megapixel(restorer),
+        **timing(restorer),
         "hardware": describe(restorer.device),
         "training_seconds": restorer.card.seconds,
         "scores": {},
@@ -180,15 +196,44 @@ def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Call
     for name, protocol in missing.items():
         report = evaluate(restorer, protocol)
         found["scores"][name] = {key: report[key] for key in ("psnr", "ssim", "degraded_psnr", "protocol")}
+        found["scores"][name]["pictures"] = checksum(protocol.data)
         say(f"{name}: {report['psnr']:.3f} dB")
     write_text(path, json.dumps(found, indent=1), overwrite=True)
+
+
+def timing(restorer: Restorer) -> dict[str, float]:
+    """Seconds per megapixel, and the side of the picture that was timed: per pixel, global attention takes longer on a
+    larger one."""
+    side = TIMED_SIDES[0]
+    for larger in TIMED_SIDES[1:]:
+        if seconds_per_megapixel(restorer, side, rounds=1) * side**2 / 1e6 >= SLOW:
+            break
+        side = larger
+    return {"seconds_per_megapixel": seconds_per_megapixel(restorer, side), "timed_side": side}
+
+
+def is_of(score: dict[str, Any] | None, folder: Path) -> bool:
+    """Whether a score is there and of the pictures of a folder, which may lie elsewhere by now."""
+    if score is None:
+        return False
+    return score["protocol"]["data"] == str(folder) or score.get("pictures") == checksum(folder)
+
+
+def checksum(folder: Path) -> int:
+    """Of all pixels of the pictures of a folder."""
+    total = 0
+    for _, pixels in read_folder(folder):
+        total = crc32(np.ascontiguousarray(pixels).data, total)
+    return total
 
 
 def collect(folder: Path) -> dict[str, Any]:
     """All finished runs of a folder: {"recipe": .., "rows": [..]}, the paper's rows first.
 
-    A row has its name, title, seeds, parameters, seconds per megapixel (mean), training seconds (mean), the validation
-    curve of every seed, and "scores": values by name, one for each seed, the last validation among them.
+    A row has its name, title, seeds, parameters, seconds per megapixel (mean) and the side of what was timed, training
+    seconds (mean), the validation curve of every seed, "scores": PSNR by name, one for each seed, the last validation
+    among them, and "ssim" likewise.
+    Runs of different recipes, or evaluated on different pictures, raise SynergicError.
     """
     finished = sorted(path.parent for path in folder.glob("*/seed-*/scores.json"))
     if not finished:
@@ -200,10 +245,26 @@ def collect(folder: Path) -> dict[str, Any]:
         ]
         if different:
             raise SynergicError(f"{run}: {different[0]}: expected the same in every run, got {recipe[different[0]]!r}")
+    check_pictures(finished)
     names = {run.parent.name for run in finished}
     ordered = [name for name in ROWS if name in names] + sorted(names - ROWS.keys())
     rows = [collect_row([run for run in finished if run.parent.name == name]) for name in ordered]
     return {"recipe": {key: value for key, value in recipes[0].items() if key not in ("seed", "network")}, "rows": rows}
+
+
+def check_pictures(runs: Sequence[Path]) -> None:
+    """Refuse scores of one name that were measured on other pictures in one run than in another."""
+    first: dict[str, tuple[Path, int]] = {}
+    for run in runs:
+        for name, of in json.loads((run / "scores.json").read_text())["scores"].items():
+            if "pictures" not in of:  # runs from before it was kept
+                continue
+            other, pictures = first.setdefault(name, (run, of["pictures"]))
+            if of["pictures"] != pictures:
+                raise SynergicError(
+                    f"{run}: {name}: expected the pictures of {other}, got others, of {of['protocol']['data']}; "
+                    "evaluate all rows on one folder"
+                )
 
 
 def collect_row(runs: Sequence[Path]) -> dict[str, Any]:
@@ -220,19 +281,23 @@ def collect_row(runs: Sequence[Path]) -> dict[str, Any]:
         "seeds": [int(run.name.removeprefix("seed-")) for run in runs],
         "parameters": found[0]["parameters"],
         "seconds_per_megapixel": fmean(of["seconds_per_megapixel"] for of in found),
+        "timed_side": found[0].get("timed_side", TIMED_SIDES[-1]),
         "training_seconds": fmean(of["training_seconds"] for of in found),
         "hardware": found[0]["hardware"],
         "scores": scores,
+        "ssim": {name: [of["scores"][name]["ssim"] for of in found] for name in common},
         "protocols": {name: found[0]["scores"][name]["protocol"] for name in common},
         "curves": curves,
     }
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown: mean ± deviation over the seeds, PSNR in dB."""
+    """Markdown: mean ± deviation over the seeds, PSNR in dB. Rows timed on small pictures say so."""
     names, rows = score_names(found), []
     for row in found["rows"]:
-        seconds = f"{row['seconds_per_megapixel']:.2f}", f"{row['training_seconds']:.0f}"
+        side = row["timed_side"]
+        of_side = "" if side == TIMED_SIDES[-1] else f" ({side} x {side})"
+        seconds = f"{row['seconds_per_megapixel']:.2f}{of_side}", f"{row['training_seconds']:.0f}"
         scores = [plus_minus(row["scores"].get(name, [])) for name in names]
         rows.append([row["title"], str(len(row["seeds"])), f"{row['parameters']:,}", *seconds, *scores])
     return markdown(["row", "seeds", "parameters", "s/Mpx", "training, s", *names], rows)
@@ -265,7 +330,7 @@ def shared_seeds(row: dict[str, Any], other: dict[str, Any]) -> list[tuple[int, 
 def plus_minus(values: Sequence[float]) -> str:
     """Mean ± sample deviation with two decimals, as far as there are values."""
     mean, spread = mean_and_deviation(values)
-    return ("" if mean is None else f"{mean:.2f}") + ("" if spread is None else f" ± {spread:.2f}")
+    return ("" if mean is None else f"{mean:z.2f}") + ("" if spread is None else f" ± {spread:.2f}")
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -273,26 +338,36 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float | None, float | N
     return fmean(values) if values else None, stdev(values) if len(values) > 1 else None
 
 
-def score_names(found: dict[str, Any]) -> list[str]:
-    """The names of all scores, in the order in which rows have them."""
-    return list(dict.fromkeys(name for row in found["rows"] for name in row["scores"]))
+def score_names(found: dict[str, Any], kind: str = "scores") -> list[str]:
+    """The names of all scores, or of all "ssim", in the order in which rows have them."""
+    return list(dict.fromkeys(name for row in found["rows"] for name in row[kind]))
+
+
+def as_csv(found: dict[str, Any]) -> str:
+    """All rows with mean and deviation over the seeds of every PSNR, in dB, and every SSIM."""
+    plain = ("row", "parameters", "seconds_per_megapixel", "training_seconds")
+    kinds = [(kind, name) for kind in ("scores", "ssim") for name in score_names(found, kind)]
+    titles = [name if kind == "scores" else f"{name}, SSIM" for kind, name in kinds]
+    with StringIO(newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*plain, "seeds", *(f"{title}, {of}" for title in titles for of in ("mean", "deviation"))])
+        for row in found["rows"]:
+            values = [value for kind, name in kinds for value in mean_and_deviation(row[kind].get(name, []))]
+            writer.writerow([*(row[key] for key in plain), len(row["seeds"]), *values])
+        return file.getvalue()
 
 
 def write_results(folder: Path) -> str:
-    """Write table.md, table.csv, results.json and curves.png from all finished runs; returns the tables."""
-    found = collect(folder)
-    text = f"{table(found)}\n\n{gaps(found)}".strip()
-    write_text(folder / "table.md", text + "\n", overwrite=True)
-    write_text(folder / "results.json", json.dumps(found, indent=1), overwrite=True)
-    names, plain = score_names(found), ("row", "parameters", "seconds_per_megapixel", "training_seconds")
-    with StringIO(newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*plain, "seeds", *(f"{name}, {of}" for name in names for of in ("mean", "deviation"))])
-        for row in found["rows"]:
-            scores = [value for name in names for value in mean_and_deviation(row["scores"].get(name, []))]
-            writer.writerow([*(row[key] for key in plain), len(row["seeds"]), *scores])
-        write_text(folder / "table.csv", file.getvalue(), overwrite=True)
-    draw(found, folder / "curves.png")
+    """Write table.md, table.csv, results.json and curves.png from all finished runs; returns the tables. Written again
+    if another process has finished a run meanwhile: whichever writes last, the table is of all."""
+    found, written = collect(folder), None
+    while found != written:
+        text = f"{table(found)}\n\n{gaps(found)}".strip()
+        write_text(folder / "table.md", text + "\n", overwrite=True)
+        write_text(folder / "results.json", json.dumps(found, indent=1), overwrite=True)
+        write_text(folder / "table.csv", as_csv(found), overwrite=True)
+        draw(found, folder / "curves.png")
+        found, written = collect(folder), found
     return text
 
 
@@ -303,14 +378,16 @@ Curve = dict[int, float]
 def draw(found: dict[str, Any], path: Path) -> None:
     """Validation PSNR against steps; beside it each row's difference to SAT-Net, seed by seed. Lines are means over
     seeds, bands their deviation."""
-    figure = new_figure(12, 4.8)
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(14, 4.8)
     left, right = figure.subplots(1, 2)
     whole = whole_network(found)
-    for row, color in zip(found["rows"], cycle(COLORS)):
-        draw_band(left, row["curves"], color, row["title"])
+    for row, (style, color) in zip(found["rows"], cycle(product(STYLES, COLORS))):
+        draw_band(left, row["curves"], color, style, f"{row['title']}, {seeds_in_words(row['seeds'])}")
         if whole is not None:
             pairs = [(row["curves"][i], whole["curves"][j]) for i, j in shared_seeds(row, whole)]
-            draw_band(right, [difference(*pair) for pair in pairs], color, row["title"])
+            draw_band(right, [difference(*pair) for pair in pairs], color, style, row["title"])
     left.set(xlabel="steps", ylabel="validation PSNR, dB")
     right.set(xlabel="steps", ylabel="PSNR beyond SAT-Net of the same seed, dB")
     settled = [
@@ -323,8 +400,14 @@ def draw(found: dict[str, Any], path: Path) -> None:
     left.set_ylim(min(settled) - 0.05, max(settled) + 0.05)
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    left.legend(loc="lower right")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", title="mean; band: 1 deviation")
     save_figure(figure, path)
+
+
+def seeds_in_words(seeds: Sequence[int]) -> str:
+    """How many runs a line is the mean of."""
+    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
 
 
 def difference(curve: Curve, other: Curve) -> Curve:
@@ -332,12 +415,12 @@ def difference(curve: Curve, other: Curve) -> Curve:
     return {step: curve[step] - other[step] for step in curve if step in other}
 
 
-def draw_band(axis: "Axes", curves: Sequence[Curve], color: str, label: str) -> None:
+def draw_band(axis: "Axes", curves: Sequence[Curve], color: str, style: str, label: str) -> None:
     """The mean of several curves at the steps of all, and a band of their deviation."""
     if not curves:
         return
     steps = sorted(set(curves[0]).intersection(*curves[1:]))
     values = np.array([[curve[step] for step in steps] for curve in curves])
     mean, spread = values.mean(0), values.std(0, ddof=min(1, len(curves) - 1))
-    axis.plot(steps, mean, color=color, label=label)
+    axis.plot(steps, mean, style, color=color, label=label, marker="o", markersize=3)
     axis.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)

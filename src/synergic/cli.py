@@ -262,7 +262,7 @@ def weights(as_json: bool) -> None:
 @click.option("--quality", type=int, help="JPEG compression of this quality, 1-100.")
 @click.option("--pairs", type=FOLDER, help="Folder of degraded pictures, with the names of the clean ones.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise, the same for each picture.")
-@click.option("--limit", type=int, help="Only the first pictures.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first pictures.")
 @click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
 @click.option("--save", type=FOLDER, help="Folder for the restored pictures and a page, index.html.")
 @click.option("--overwrite", is_flag=True, help=REPLACED)
@@ -318,7 +318,7 @@ def explain(
 ) -> None:
     """Draw where the network leans local or non-local, and which patches a query patch attends to."""
     from synergic.batch import Options
-    from synergic.explain import explain, with_noise
+    from synergic.explain import explain
     from synergic.figures import check_figure
     from synergic.images import read_picture
 
@@ -328,11 +328,9 @@ def explain(
     options.check()
     picture = read_picture(image)
     restorer = options.restorer(picture)
-    pixels = picture.pixels if noise is None else with_noise(picture.pixels, noise)
-    quality = options.quality_for(picture, restorer)
+    told: dict[str, Any] = {"sigma": options.sigma, "quality": options.quality_for(picture, restorer)}
     with progress_bar("tile") as bar:
-        told: dict[str, Any] = {"sigma": options.sigma, "quality": quality}
-        found = explain(restorer, pixels, figure, at=at, **told, progress=bar, overwrite=overwrite)
+        found = explain(restorer, picture.pixels, figure, at=at, noise=noise, **told, progress=bar, overwrite=overwrite)
     click.echo(f"{restorer.card.name}: share of the non-local branch in what is added, mean {found.share.mean():.3f}")
     for block, ((_, nonlocal_), (of_local, of_nonlocal)) in enumerate(zip(found.weights, found.added, strict=True), 1):
         share = of_nonlocal / (of_local + of_nonlocal)
@@ -361,6 +359,13 @@ def progress_bar(unit: str) -> Iterator["Progress"]:
         yield show
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that could not be made, before anything is computed."""
+    there = next(part for part in (folder, *folder.parents) if part.exists())
+    if not there.is_dir():
+        raise SynergicError(f"{there}: expected a folder, got a file; pass another -o")
+
+
 @command.command()
 @click.argument("data", type=FOLDER, metavar="IMAGE|DIR")
 @click.option("--sigma", type=float, help="White Gaussian noise of this level, 0-255 scale.")
@@ -368,7 +373,7 @@ def progress_bar(unit: str) -> Iterator["Progress"]:
 @click.option("-o", "--output", type=FOLDER, default="comparison", show_default=True, help="Folder for what is found.")
 @click.option("--weights", "name", help="Published weights by name, or a weights file, in place of the task's.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise, the same for each picture.")
-@click.option("--limit", type=int, help="Only the first pictures.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first pictures.")
 @click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
@@ -378,23 +383,23 @@ def compare(
 ) -> None:
     """The network beside classical methods on clean pictures: table, report, contact sheet with zoomed crops."""
     from synergic.card import weights_for
-    from synergic.compare import compare, draw_sheet, table
+    from synergic.compare import colors_of, compare, draw_sheet, table
     from synergic.evaluate import Protocol
     from synergic.figures import check_figure
     from synergic.files import check_free, write_text
-    from synergic.images import find_pictures, read_pixels
+    from synergic.images import find_pictures
     from synergic.restore import Restorer
 
     if (asked["sigma"] is None) == (asked["quality"] is None):
         raise SynergicError("compare: expected one of --sigma and --quality; pass how the pictures are to be degraded")
+    check_folder(output)
     sheet, as_json, as_text = (output / name for name in ("sheet.png", "report.json", "table.md"))
     check_figure(sheet, overwrite)
     for path in (as_json, as_text):
         check_free(path, overwrite)
     protocol = Protocol(data, **asked)
     if name is None:
-        found = find_pictures([data])
-        colors = read_pixels(found[0][0]).shape[2] if found else 1
+        colors = colors_of([path for path, _ in find_pictures([data])[: protocol.limit]])
         name = weights_for("denoise" if protocol.quality is None else "jpeg", colors)
     restorer = Restorer.from_pretrained(name, device=device, precision=precision)
     with progress_bar("result") as bar:
@@ -402,7 +407,7 @@ def compare(
     lines = [f"{key}: {value}" for key, value in report["protocol"].items()]
     write_text(as_json, json.dumps(report, indent=1), overwrite=overwrite)
     write_text(as_text, "\n".join([table(report), "", *(f"- {line}" for line in lines), ""]), overwrite=overwrite)
-    draw_sheet(places, sheet, overwrite=overwrite)
+    draw_sheet(report, places, sheet, overwrite=overwrite)
     click.echo("\n".join([*lines, table(report)]))
 
 
@@ -455,6 +460,7 @@ def ablate(
     from synergic.ablation import ROWS, ablate, plan, protocols, write_results
     from synergic.figures import check_figure
 
+    check_folder(folder)
     check_figure(folder / "curves.png", overwrite=True)
     runs = plan(recipe, folder, list(dict.fromkeys(rows)) or list(ROWS), seeds, parse_changes(changes))
     wanted = protocols(runs[0].recipe, folders or [runs[0].recipe.validation], **levels)

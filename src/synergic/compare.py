@@ -19,7 +19,7 @@ from synergic.data import to_tensor
 from synergic.errors import SynergicError
 from synergic.evaluate import Protocol, markdown, psnr_of
 from synergic.figures import COLORS, new_figure, outline, save_figure, show
-from synergic.images import find_pictures, from_float, to_float
+from synergic.images import find_pictures, from_float, read_pixels, to_float
 from synergic.metrics import psnr, ssim
 from synergic.network import count_parameters
 from synergic.restore import Restorer
@@ -29,6 +29,8 @@ PLACES = 6
 """Rows of the contact sheet."""
 CROP_SIZE = 64
 """Side of a crop on the contact sheet, in pixels."""
+LEAST_DIFFERENCE = 1 / 3
+"""Of a picture's greatest: places where the methods differ less are flat or nearly black, and show nothing."""
 
 Denoise = Callable[[np.ndarray, float], np.ndarray]
 """Degraded float32 H W C in about [0, 1] and its sigma on that scale -> restored H W C, not clipped."""
@@ -123,7 +125,7 @@ class Place:
     difference: float
     """variance between the methods, mean over the crop"""
     crops: dict[str, np.ndarray]
-    """uint8 P P C: clean, degraded, and every method's"""
+    """P P C: clean, degraded, and every method's; uint8, but for degraded, which is float32 and not clipped"""
 
 
 def compare(
@@ -143,8 +145,8 @@ def compare(
         degraded = np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())  # H W C
         error = float(np.sqrt(np.mean((degraded - clean / 255) ** 2)))
         sigma = error if protocol.sigma is None else protocol.sigma / 255
-        shown = {"clean": clean, "degraded": from_float(degraded, np.uint8)}
-        before = {"psnr": psnr_of(tensor, clean), "ssim": ssim(shown["degraded"], clean)}
+        shown = {"clean": clean, "degraded": degraded}
+        before = {"psnr": psnr_of(tensor, clean), "ssim": ssim(from_float(degraded, np.uint8), clean)}
         images["degraded"].append({"name": name, **before})
         for i, (method, denoise) in enumerate(methods.items()):
             if done == 0:  # the first call imports and sets up
@@ -167,6 +169,21 @@ def compare(
     return report, sorted(places, key=lambda place: -place.difference)[:PLACES]
 
 
+def colors_of(files: Sequence[Path]) -> int:
+    """1 if all pictures are gray, gray stored as RGB too; 3 if none is. Raises SynergicError for some of both: no one
+    weights are the best for all."""
+    gray, colour = list[Path](), list[Path]()
+    for path in files:
+        pixels = read_pixels(path)
+        (gray if (pixels == pixels[..., :1]).all() else colour).append(path)
+    if gray and colour:
+        raise SynergicError(
+            f"{gray[0].parent}: expected gray or colour pictures, got both, {gray[0].name} and {colour[0].name}; "
+            "pass --weights, or compare them in two folders"
+        )
+    return 3 if colour else 1
+
+
 def restore_whole(restorer: Restorer, protocol: Protocol, degraded: np.ndarray) -> np.ndarray:
     """The network's answer without tiles, told what the protocol says. H W C float32 -> the same."""
     sigma, quality = (None, None) if protocol.blind else (protocol.sigma, protocol.quality)
@@ -184,13 +201,15 @@ def describe(restorer: Restorer, protocol: Protocol) -> dict[str, Any]:
     """The protocol in words."""
     told = f"sigma {protocol.sigma}" if protocol.sigma is not None else "the root mean square of the true error"
     return protocol.describe(restorer) | {
+        "degraded": "PSNR as the methods get it, neither clipped nor rounded; SSIM and what is shown, 8 bit",
         "classical methods": f"told {told}; their other parameters chosen on other pictures",
         "seconds": f"wall clock, mean over pictures, after a call that does not count; network on {restorer.device}",
     }
 
 
 def differing_places(name: str, shown: dict[str, np.ndarray], count: int) -> list[Place]:
-    """The crops, at most `count` and apart from each other, in which the restored pictures differ most."""
+    """The crops, at most `count` and apart from each other, in which the restored pictures differ most; the first, and
+    those that differ `LEAST_DIFFERENCE` times as much."""
     from scipy.ndimage import uniform_filter
 
     restored = [picture for column, picture in shown.items() if column not in ("clean", "degraded")]
@@ -198,10 +217,10 @@ def differing_places(name: str, shown: dict[str, np.ndarray], count: int) -> lis
     size = min(CROP_SIZE, *variance.shape)
     mean = uniform_filter(variance, size)[size // 2 :, size // 2 :]
     mean = mean[: variance.shape[0] - size + 1, : variance.shape[1] - size + 1].copy()  # of the crop from each corner
-    places = []
+    places, least = list[Place](), mean.max() * LEAST_DIFFERENCE
     for _ in range(count):
         top, left = np.unravel_index(mean.argmax(), mean.shape)
-        if mean[top, left] < 0:
+        if mean[top, left] < least:
             break
         crops = {column: picture[top : top + size, left : left + size] for column, picture in shown.items()}
         places.append(Place(name, shown["clean"], (int(top), int(left)), float(mean[top, left]), crops))
@@ -219,20 +238,26 @@ def table(report: dict[str, Any]) -> str:
     return markdown(header, rows)
 
 
-def draw_sheet(places: Sequence[Place], path: Path, *, overwrite: bool = False) -> None:
+def draw_sheet(report: dict[str, Any], places: Sequence[Place], path: Path, *, overwrite: bool = False) -> None:
     """The contact sheet, a row for each place: the whole picture with its frame, then the crops with their PSNR."""
     columns = list(places[0].crops)
-    figure = new_figure(2.1 * (len(columns) + 1), 2.3 * len(places) + 0.5)
+    figure = new_figure(2.1 * (len(columns) + 1), 2.3 * len(places) + 1)
+    protocol = report["protocol"]
+    figure.suptitle(f"{protocol['degradation']}; strength {protocol['strength']}; dB: PSNR of the crop")
     axes = figure.subplots(len(places), len(columns) + 1, squeeze=False)
     for i, (row, place) in enumerate(zip(axes, places, strict=True)):
-        clean, corner = place.crops["clean"], np.array(place.corner)
+        size = np.array(place.crops["clean"].shape[:2])
         show(row[0], place.picture, place.name)
-        outline(row[0], corner, np.array(clean.shape[:2]), COLORS[1])
+        outline(row[0], np.array(place.corner), size, COLORS[1])
         for axis, column in zip(row[1:], columns, strict=True):
             head = column.replace(" (", "\n(") + "\n" if i == 0 else ""
-            show(
-                axis,
-                place.crops[column],
-                head + ("" if column == "clean" else f"{psnr(place.crops[column], clean):.2f} dB"),
-            )
+            show(axis, place.crops[column], head + decibels(place, column))
     save_figure(figure, path, overwrite=overwrite)
+
+
+def decibels(place: Place, column: str) -> str:
+    """PSNR of a crop by the definition of the table; nothing for the clean one."""
+    crop, clean = place.crops[column], place.crops["clean"]
+    if column == "clean":
+        return ""
+    return f"{psnr_of(to_tensor(crop), clean) if column == 'degraded' else psnr(crop, clean):.2f} dB"

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 Kind = Literal["patch", "pixel"]
 
 DRAWN = 10
-"""Key patches drawn for a query patch: those of greatest weight."""
+"""Key patches drawn for a query patch at most: those of greatest weight."""
+LEAST = 0.001
+"""Weight of a key patch that is drawn at least; where a patch attends to itself alone the rest is rounding."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,21 @@ class Attended:
     """side of a patch; 1 for pixels"""
 
     @property
+    def middle(self) -> tuple[int, int]:
+        """The query patch's middle position on the map."""
+        row, column = self.query
+        return row + self.patch_size // 2, column + self.patch_size // 2
+
+    @property
     def reach(self) -> tuple[np.ndarray, np.ndarray]:
         """The corners (row, column) of the part of the map that the keys cover."""
         return self.corners.min(0), self.corners.max(0) + self.patch_size
+
+    def strongest(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """The query's weight for itself; corners and weights of the other keys that are worth drawing."""
+        itself = (self.corners == self.query).all(1)
+        chosen = np.flatnonzero(~itself & (self.weights >= LEAST))[:DRAWN]
+        return float(self.weights[itself].sum()), self.corners[chosen], self.weights[chosen]
 
 
 @torch.no_grad()
@@ -209,6 +223,7 @@ def explain(
     path: Path,
     *,
     at: Sequence[tuple[int, int]] = (),
+    noise: float | None = None,
     sigma: float | None = None,
     quality: int | None = None,
     progress: Progress | None = None,
@@ -218,9 +233,9 @@ def explain(
     that it attends to in each block, patch-wise above pixel-wise.
 
     at: queries as (x, y) in pixels; unless given, the place that leans most on the non-local branch and the one that
-    leans least, not nearer to the border than an eighth of the picture.
+    leans least, not nearer to the border than an eighth of the picture. noise: see `with_noise`; none unless given.
     """
-    pixels = checked(image)
+    pixels = checked(image) if noise is None else with_noise(checked(image), noise)
     height, width = pixels.shape[:2]
     for x, y in at:
         if not (0 <= x < width and 0 <= y < height):
@@ -231,16 +246,27 @@ def explain(
 
     blocks, tall = len(watch.blocks), 4.4 * min(max(height / width, 0.5), 1.5)
     heights = [tall, 2.6] + [6.8] * len(queries)
-    figure = new_figure(3.5 * blocks, sum(heights))
+    figure = new_figure(3.5 * max(blocks, 3), sum(heights))
+    figure.suptitle(conditions(restorer, noise, sigma, quality), fontsize=14)
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     pictures, bars, *rows = parts
     draw_pictures(pictures, pixels, restored, found.share, queries)
     draw_weights(bars, found)
     for i, (row, query) in enumerate(zip(rows, queries, strict=True), 1):
-        row.suptitle(f"query {i} at {query.x},{query.y} (white) and the keys that weigh most in its attention")
+        row.suptitle(
+            f"query {i} at {query.x},{query.y} (white) and the keys that weigh most in its attention; "
+            "patch-wise and pixel-wise compare the same Q and K"
+        )
         draw_query(row, query)
     save_figure(figure, path, overwrite=overwrite)
     return found
+
+
+def conditions(restorer: Restorer, noise: float | None, sigma: float | None, quality: int | None) -> str:
+    """The figure's title: weights, what was added to the picture, what the network was told."""
+    added = "the picture as it is" if noise is None else f"noise of sigma {noise:g} added, seed 0"
+    told = [f"{name} {value:g}" for name, value in (("sigma", sigma), ("quality", quality)) if value is not None]
+    return f"{restorer.card.name}: {added}, the network told {' and '.join(told) or 'no strength'}"
 
 
 def with_noise(pixels: np.ndarray, sigma: float) -> np.ndarray:
@@ -275,16 +301,20 @@ class Query:
 
 
 def look(watch: Watch, pixels: np.ndarray, x: int, y: int, sigma: float | None, quality: int | None) -> Query:
-    """What the patch nearest to (x, y) attends to; a gray network's with a colour picture in its first colour."""
+    """What the patch nearest to (x, y) attends to; a gray network's with a colour picture in its first colour.
+
+    The pixel is the middle one of that patch, so that both lie in one window and choose among the same part of the map.
+    """
     rows, columns = (tile_around(*pair, watch.restorer.tile_size) for pair in zip((y, x), pixels.shape, strict=False))
     tile, scale = to_float(pixels[rows, columns]), watch.restorer.network.config.downscale
     row, column = (y - rows.start) // scale, (x - columns.start) // scale
-    kinds: dict[Kind, list[Attended]] = {"patch": [], "pixel": []}
+    by_patch, by_pixel = list[Attended](), list[Attended]()
     for block, trace in zip(watch.blocks, watch.traces(tile, sigma, quality), strict=True):
-        assert block.nonlocal_attention is not None
-        for kind, found in kinds.items():
-            found.append(attended(block.nonlocal_attention, trace.features[:1], row, column, kind))
-    return Query(x, y, tile, np.array([rows.start, columns.start]), scale, **kinds)
+        attention, features = block.nonlocal_attention, trace.features[:1]
+        assert attention is not None
+        by_patch.append(attended(attention, features, row, column, "patch"))
+        by_pixel.append(attended(attention, features, *by_patch[-1].middle, "pixel"))
+    return Query(x, y, tile, np.array([rows.start, columns.start]), scale, by_patch, by_pixel)
 
 
 def tile_around(at: int, length: int, tile_size: int) -> slice:
@@ -313,16 +343,25 @@ def draw_pictures(
 ) -> None:
     """Degraded, with the queries and the frames in which their keys lie; restored; and the heat map."""
     axes = figure.subplots(1, 3)
-    show(axes[0], degraded, "degraded, with the queries and the reach of their keys")
+    show(axes[0], degraded, "degraded; queries, and\nthe reach of their keys")
     show(axes[1], restored, "restored")
-    show(axes[2], None, f"share of the non-local branch in what is added, mean {share.mean():.2f}")
+    show(axes[2], None, f"heat map, mean {share.mean():.2f}")
     low, high = bounds(share)
     heat = axes[2].imshow(share, cmap=HEAT, vmin=low, vmax=high)
-    figure.colorbar(heat, ax=axes[2], label="0: all local, 1: all non-local", extend="both", shrink=0.9)
+    bar = figure.colorbar(heat, ax=axes[2], extend="both", shrink=0.9)
+    bar.set_label("share of the non-local branch\nin what is added (0 all local,\n1 all non-local; ends: 1-99 %)")
     for i, query in enumerate(queries, 1):
-        corner, end = (reach * query.scale + query.corner for reach in query.patch[0].reach)
+        reach = (at * query.scale + query.corner for at in query.patch[0].reach)
+        corner, end = (at.clip(0, share.shape) for at in reach)
         outline(axes[0], corner, end - corner, "white")
-        axes[0].text(query.x, query.y, str(i), color="white", ha="center", va="center", path_effects=[dark_edge(3)])
+        mark(axes[0], query, str(i), left=query.x > degraded.shape[1] / 2)
+
+
+def mark(axis: "Axes", query: Query, name: str, *, left: bool) -> None:
+    """A dot on the query's place, its name beside it."""
+    axis.plot(query.x, query.y, "o", color="white", markersize=5, markeredgecolor="black")
+    aside = {"xytext": (-6 if left else 6, 0), "textcoords": "offset points", "ha": "right" if left else "left"}
+    axis.annotate(name, (query.x, query.y), color="white", va="center", path_effects=[dark_edge(3)], **aside)
 
 
 def draw_weights(figure: "SubFigure", found: TradeOff) -> None:
@@ -354,15 +393,16 @@ def draw_attended(axis: "Axes", query: Query, found: Attended, title: str) -> No
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    itself = (found.corners == found.query).all(1)
-    corners, weights = found.corners[~itself][:DRAWN], found.weights[~itself][:DRAWN]
+    itself, corners, weights = found.strongest()
     colors = ScalarMappable(Normalize(0, weights.max(initial=0)), "plasma")
-    own = f"{found.weights[itself].sum():.0%} itself, {weights.sum():.0%} the {len(weights)} drawn"
-    show(axis, query.tile.mean(2, keepdims=True), f"{title}, {len(itself)} keys:\n{own}")
+    drawn = f"{weights.sum():.0%} to the {len(weights)} drawn" if len(weights) else f"no other over {LEAST:.1%}"
+    head = f"{title}, {len(found.weights)} keys:\n{itself:.0%} to itself, {drawn}"
+    show(axis, query.tile.mean(2, keepdims=True), head)
     side = np.full(2, found.patch_size * query.scale)
     for corner, weight in list(zip(corners, weights, strict=True))[::-1]:  # the strongest on top
         outline(axis, corner * query.scale, side, colors.to_rgba(weight))
     outline(axis, np.array(found.query) * query.scale, side, "white")
     (top, left), (bottom, right) = (reach * query.scale - 0.5 for reach in query.patch[0].reach)
     axis.set(xlim=(left, right), ylim=(bottom, top), facecolor="0.8")
-    axis.figure.colorbar(colors, ax=axis, shrink=0.8, label="weight")
+    if len(weights):
+        axis.figure.colorbar(colors, ax=axis, shrink=0.8, label="weight")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
 """Of lines and bars. M. Okabe and K. Ito, "Color universal design", 2008."""
+STYLES = ["-", "--", ":", "-."]
+"""Of lines, one after another where there are more of them than colours."""
 HEAT = "cividis"
 """The map of heat maps: even in lightness, the same to colour-blind readers (J. Nuñez et al., PLOS ONE 2018)."""
 FORMATS = (".png", ".pdf", ".svg")

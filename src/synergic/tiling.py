@@ -59,7 +59,7 @@ def restore_picture(
     while True:
         try:
             restored = map_tiles(restore_tile, seen, tile_size, OVERLAP, progress, strength, align)
-            whole = np.repeat(restored, 3, axis=2) if gray_as_rgb else restored  # the caller's own, to write to
+            whole = restored if restored.shape == pixels.shape else np.repeat(restored, 3, axis=2)  # the caller's own
             return whole.reshape(image.shape)
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
             if not is_out_of_memory(error):
