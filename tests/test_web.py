@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 from skimage.data import chelsea
 
 from conftest import save
@@ -24,8 +24,7 @@ from synergic.batch import Options
 from synergic.desk import Limits
 from synergic.errors import SynergicError
 from synergic.hardware import total_memory
-from synergic.images import Picture, read_pixels, write_picture
-from synergic.restore import Restorer
+from synergic.images import Picture, write_picture
 from synergic.tiling import OVERLAP, axis_spans, tile_size_for
 
 pytest.importorskip("gradio", reason="the page's extra is not installed: pip install 'synergic[serve]'")
@@ -271,34 +270,25 @@ def test_the_description_names_every_route(server: Server) -> None:
     described = server.tell("GET", "/openapi.json")["paths"]
     document = (Path(__file__).parents[1] / "docs" / "page.md").read_text()
     routes = {f"{method.upper()} {path}" for path, methods in described.items() for method in methods}
-    assert len(routes) == 8
+    assert len(routes) == 10
     assert all({"4XX", "503"} < set(said["responses"]) for methods in described.values() for said in methods.values())
     assert not any("422" in said["responses"] for methods in described.values() for said in methods.values())
     assert routes == set(re.findall(r"^\| `([A-Z]+ /[^`?]+)", document, re.MULTILINE))
 
 
-def test_a_view_is_drawn_when_first_asked_for(
-    tmp_path: Path, make_weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Present:
-        async def is_disconnected(self) -> bool:
-            return False
-
-    def white(_: Restorer, pixels: np.ndarray) -> np.ndarray:
-        calls.append(pixels.shape)
-        return np.full((*pixels.shape[:2], 3), 255, np.uint8)
-
-    calls: list[tuple[int, ...]] = []
-    monkeypatch.setitem(desk.DRAWINGS, "White", white)
-    held = desk.Desk(tmp_path, Limits(), Options(weights=str(make_weights()), device="cpu"))
-    token = held.accept("a.png")
-    save(held.find(token).source, np.zeros((8, 9, 1), np.uint8))
-    held.start(token, held.options()).future.result()
-    for _ in range(2):
-        response = asyncio.run(web.Routes(held).view(Present(), token, "White"))
-        assert read_pixels(Path(response.path)).min() == 255
-    assert calls == [(8, 9, 1)]
-    held.close()
+def test_a_view_is_drawn_when_asked_for(server: Server, tmp_path: Path) -> None:
+    picture = f"/pictures/{server.hand_in(save(tmp_path / 'a.png', np.zeros((40, 60, 3), np.uint8)))}"
+    view = f"{picture}/views/Where%20it%20borrowed"
+    line = b"view: expected one that can be drawn, got 'Where it borrowed'; restore the picture first\n"
+    assert server.ask("POST", view) == (404, line)
+    server.tell("POST", f"{picture}/run")
+    wait_until(lambda: server.tell("GET", picture)["state"] == "restored")
+    assert server.ask("GET", view)[0] == 404
+    assert server.tell("POST", view)["drawings"]["Where it borrowed"]["state"] in ("waiting", "running")
+    wait_until(lambda: server.tell("GET", picture)["drawings"]["Where it borrowed"] == {"state": "drawn"})
+    assert server.ask("GET", view)[1][:2] == b"\xff\xd8"
+    assert server.ask("DELETE", view)[0] == 204
+    assert server.ask("DELETE", picture)[0] == 204
 
 
 # ---- through Chromium
@@ -439,3 +429,72 @@ def test_progress_and_cancel(open_page: Callable[..., tuple[Page, list[str]]], t
     wait_until(lambda: states(page) == ["stopped"])
     assert page.locator(".progress").is_hidden()
     assert page.locator("#again").is_visible()
+
+
+def test_where_it_borrowed(open_page: Callable[..., tuple[Page, list[str]]], photo: Path, tmp_path: Path) -> None:
+    page, requests = open_page()
+    button, legend, drawing = (page.locator(part) for part in (".drawings button", ".legend", "img.drawing"))
+    assert button.is_hidden()
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    page.set_input_files(".drop input", tmp_path / "broken.png")
+    wait_until(lambda: states(page) == ["failed"])
+    assert button.is_hidden()
+    page.set_input_files(".drop input", photo)
+    wait_until(lambda: states(page) == ["failed", "restored"])
+
+    button.click()
+    assert page.locator(".progress span").inner_text() == "Drawing…"
+    page.locator(".cancel").click()
+    assert page.locator(".progress").is_hidden()
+    assert any(re.match("DELETE .*/views/Where%20it%20borrowed", request) for request in requests)
+    assert button.get_attribute("aria-pressed") == "false"
+
+    button.click()
+    wait_until(lambda: button.get_attribute("aria-pressed") == "true")
+    wait_until(lambda: drawing.evaluate("image => image.naturalWidth") == 451)
+    assert page.locator(".progress").is_hidden()
+    assert legend.inner_text() == desk.DRAWINGS["Where it borrowed"].legend
+    over = [page.locator(f".viewer .{part}") for part in ("handle", "before", "after")]
+    assert [part.is_visible() for part in over] == [False] * 3
+    button.click()
+    assert [part.is_visible() for part in over] == [True] * 3
+    assert drawing.is_hidden()
+    assert legend.is_hidden()
+
+    names = page.locator(".names li button:first-child")
+    names.first.click()
+    assert button.is_hidden()
+    names.last.click()
+    button.click()
+    drawing.wait_for()
+    page.locator("#task label", has_text="Even grain").click()
+    page.locator("#again").click()
+    wait_until(lambda: page.locator("#again").is_hidden() and states(page)[1] == "restored")
+    assert drawing.is_hidden(), "it showed the run before"
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_drawing_that_fails_says_so_and_can_be_tried_again(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path, method: str
+) -> None:
+    page, _ = open_page()
+    page.set_input_files(".drop input", save(tmp_path / "a.png", np.zeros((40, 60, 3), np.uint8)))
+    wait_until(lambda: states(page) == ["restored"])
+    button, trouble = page.locator(".drawings button"), page.locator(".trouble")
+
+    def refuse(route: Route) -> None:
+        if route.request.method == method:
+            route.fulfill(status=400, body="line: expected room, got none")
+        else:
+            route.continue_()
+
+    page.route("**/views/Where*", refuse)
+    button.click()
+    trouble.wait_for()
+    said = {"POST": "line: expected room, got none", "GET": "drawing: expected to get it, got no answer; try again"}
+    assert trouble.inner_text() == f"a.png: {said[method]}"
+    assert button.get_attribute("aria-pressed") == "false"
+    page.unroute("**/views/Where*")
+    button.click()
+    wait_until(lambda: page.locator("img.drawing").evaluate("image => image.naturalWidth") == 60)
+    assert trouble.is_hidden()

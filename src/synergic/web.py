@@ -103,6 +103,8 @@ def build_app(desk: Desk) -> Any:
     app.add_api_route("/pictures/{token}/run", routes.stop, methods=["DELETE"], status_code=204)
     app.add_api_route("/pictures/{token}/file", routes.file, methods=["GET"])
     app.add_api_route("/pictures/{token}/views/{view}", routes.view, methods=["GET"])
+    app.add_api_route("/pictures/{token}/views/{view}", routes.draw, methods=["POST"], status_code=202)
+    app.add_api_route("/pictures/{token}/views/{view}", routes.stop_drawing, methods=["DELETE"], status_code=204)
     app.add_exception_handler(SynergicError, refuse)
     app.add_exception_handler(RequestValidationError, refuse_parameter)
     for left in (ClientDisconnect, StoppedError):
@@ -217,11 +219,19 @@ class Routes:
         path = await self._in_files(self.desk.save, token, strength)
         return FileResponse(path, background=BackgroundTask(path.unlink, missing_ok=True))
 
-    async def view(self, request: Request, token: str, view: str) -> FileResponse:
-        """A picture to look at; one of DRAWINGS is drawn when first asked for."""
-        if view in DRAWINGS and not self.desk.find(token).view(view).exists():
-            await finished(self.desk.draw(token, view), request)
+    def view(self, token: str, view: str) -> FileResponse:
+        """A picture to look at."""
         return FileResponse(self.desk.view(token, view))
+
+    def draw(self, token: str, view: str) -> dict[str, Any]:
+        """Draw one of DRAWINGS, when its turn comes."""
+        self.desk.draw(token, view)
+        return self.desk.state(token)
+
+    def stop_drawing(self, token: str, view: str) -> None:
+        """Do not draw it after all."""
+        if run := self.desk.find(token).drawings.get(view):
+            run.stop()
 
     def forget(self, token: str) -> None:
         """Delete it with all that came of it."""
@@ -279,7 +289,7 @@ def build_page(limits: Limits) -> Any:
                 js_on_load=page_path("page.js").read_text("utf-8"),
                 apply_default_css=False,
                 file_bytes=limits.file_bytes,
-                drawings=list(DRAWINGS),
+                drawings={name: drawing.legend for name, drawing in DRAWINGS.items()},
             )
         with gr.Column(scale=1, min_width=280, elem_id="panel"):
             strength = gr.Slider(0, 100, 100, step=1, label="Strength, %", elem_id="strength", buttons=[])

@@ -1,6 +1,7 @@
 // The page's behaviour. `element` (page.html) and `props` come from Gradio; its controls call `window.synergic`.
 // A picture of the page: {file, name, state, token, width, height, asked, results, error, ...}. Its state: queued,
-// sending, then what the server says (waiting, running, restored, stopped, failed).
+// sending, then what the server says (waiting, running, restored, stopped, failed). `drawing` is what the server says of
+// a drawing that it is making ({name, state, ...}), `laid` the name of the one that lies over the picture.
 
 const find = (selector) => element.querySelector(selector);
 const viewer = find(".viewer"), stage = find(".stage"), handle = find(".handle"), list = find(".names");
@@ -21,6 +22,9 @@ async function send(method, path, options = {}) {
   throw Object.assign(new Error((await response.text()).trim()), { status: response.status });
 }
 
+const said = (error) =>
+  error instanceof TypeError ? "no connection to Synergic; is it still running?" : error.message;
+
 const rest = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 function add(files) {
@@ -38,8 +42,7 @@ async function work() {
     try {
       await restore(next);
     } catch (error) {
-      const lost = error instanceof TypeError ? "no connection to Synergic; is it still running?" : error.message;
-      change(next, error.name === "AbortError" ? { state: "stopped" } : { state: "failed", error: lost });
+      change(next, error.name === "AbortError" ? { state: "stopped" } : { state: "failed", error: said(error) });
     }
   }
   working = false;
@@ -76,13 +79,46 @@ async function follow(picture) {
   try {
     const state = await (await send("GET", `pictures/${picture.token}`)).json();
     if (state.state === "restored") picture.results += 1;
-    change(picture, { lost: false, ...state });
+    change(picture, { lost: false, ...state, laid: null });
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     change(picture, { lost: true }); // a phone that slept; the server goes on meanwhile
     await rest(1000);
   }
 }
+
+async function lay(name) {
+  const picture = shown;
+  if (picture.drawing) return;
+  if (picture.laid === name) return change(picture, { laid: null });
+  change(picture, { drawing: { name } });
+  try {
+    if (await drawn(picture, picture.drawing)) change(picture, { laid: name, drawing: null });
+  } catch (error) {
+    change(picture, { drawing: null, error: said(error) });
+  }
+}
+
+async function drawn(picture, drawing) {
+  let state = await (await send("POST", viewPath(picture, drawing.name))).json();
+  while (picture.drawing === drawing) {
+    Object.assign(drawing, state.drawings[drawing.name]);
+    if (drawing.state === "failed") throw new Error(drawing.error);
+    if (!UNDER_WAY.includes(drawing.state)) return drawing.state === "drawn";
+    draw();
+    await rest(250);
+    state = await (await send("GET", `pictures/${picture.token}`)).json();
+  }
+  return false; // the visitor wants it no more
+}
+
+function leaveDrawing(picture) {
+  if (!picture.drawing) return;
+  send("DELETE", viewPath(picture, picture.drawing.name)).catch(() => {});
+  change(picture, { drawing: null });
+}
+
+const viewPath = (picture, view) => `pictures/${picture.token}/views/${encodeURIComponent(view)}`;
 
 function cancel() {
   for (const picture of pictures) {
@@ -125,6 +161,7 @@ window.synergic = {
   },
   again() {
     if (!shown) return;
+    leaveDrawing(shown);
     change(shown, { state: "queued" });
     work();
   },
@@ -192,21 +229,22 @@ function drawNames() {
 function drawProgress() {
   const picture = pictures.find((picture) => UNDER_WAY.includes(picture.state));
   const bar = find("progress");
-  find(".progress").hidden = !picture;
-  if (!picture) return;
-  if (picture.state === "running" && picture.done) {
-    bar.max = picture.total;
-    bar.value = picture.done;
+  const run = shown?.drawing ?? picture;
+  find(".progress").hidden = !run;
+  if (!run) return;
+  if (run.state === "running" && run.done) {
+    bar.max = run.total;
+    bar.value = run.done;
   } else bar.removeAttribute("value");
-  const of = pictures.length > 1 ? `${pictures.indexOf(picture) + 1} of ${pictures.length}: ` : "";
-  find(".progress span").textContent = of + words(picture);
+  const of = run === picture && pictures.length > 1 ? `${pictures.indexOf(picture) + 1} of ${pictures.length}: ` : "";
+  find(".progress span").textContent = of + words(run, run === picture ? "Restoring…" : "Drawing…");
 }
 
-function words({ state, lost, ahead, seconds_left: left }) {
+function words({ state, lost, ahead, seconds_left: left }, doing) {
   if (lost) return "Connection lost, trying again…";
   if (state === "sending") return "Sending…";
   if (state === "waiting" && ahead) return `Waiting, ${ahead === 1 ? "one picture comes" : `${ahead} pictures come`} first`;
-  if (state !== "running" || left === null) return "Restoring…";
+  if (state !== "running" || left === null) return doing;
   return left > 90 ? `About ${Math.round(left / 60)} minutes left` : `About ${Math.max(1, Math.round(left))} seconds left`;
 }
 
@@ -220,13 +258,14 @@ function show(picture) {
   const other = picture !== shown;
   shown = picture;
   viewer.hidden = !picture?.width;
+  find(".drawings").hidden = !picture?.results;
   if (viewer.hidden) return draw();
-  if (other) for (const image of [before, after]) image.removeAttribute("src");
-  source(before, `pictures/${picture.token}/views/degraded`);
-  if (picture.results) source(after, `pictures/${picture.token}/views/restored?${picture.results}`);
-  for (const part of [after, handle, find(".before"), find(".after")]) part.hidden = !picture.results;
-  drawing.hidden = true;
-  find(".drawings").hidden = !picture.results;
+  if (other) for (const image of [before, after, drawing]) image.removeAttribute("src");
+  source(before, viewPath(picture, "degraded"));
+  if (picture.results) source(after, `${viewPath(picture, "restored")}?${picture.results}`);
+  after.hidden = !picture.results;
+  for (const part of [handle, find(".before"), find(".after")]) part.hidden = !picture.results || !!picture.laid;
+  showDrawing(picture);
   if (other || viewer.dataset.token !== picture.token) {
     viewer.dataset.token = picture.token;
     viewer.style.aspectRatio = `${picture.width} / ${picture.height}`;
@@ -236,6 +275,16 @@ function show(picture) {
     fit();
   }
   if (other) draw();
+}
+
+function showDrawing(picture) {
+  const { laid } = picture;
+  drawing.hidden = !laid;
+  drawing.alt = laid ?? "";
+  if (laid) source(drawing, `${viewPath(picture, laid)}?${picture.results}`);
+  find(".legend").hidden = !laid;
+  find(".legend").textContent = props.drawings[laid] ?? "";
+  for (const button of element.querySelectorAll(".drawings button")) button.ariaPressed = button.textContent === laid;
 }
 
 function source(image, url) {
@@ -283,7 +332,7 @@ function slide(x) {
 viewer.onpointerdown = (event) => {
   if (event.target.closest("button")) return;
   viewer.setPointerCapture(event.pointerId);
-  const slides = !after.hidden && (event.target === handle || !zoomed());
+  const slides = !handle.hidden && (event.target === handle || !zoomed());
   pointers.set(event.pointerId, { x: event.offsetX, y: event.offsetY, slides });
   move(event);
 };
@@ -337,14 +386,17 @@ find(".out").onclick = () => zoom(1 / 1.5);
 find(".fit").onclick = fit;
 new ResizeObserver(() => shown?.width && (zoomed() ? place() : fit())).observe(viewer);
 
-for (const name of props.drawings) {
+for (const name of Object.keys(props.drawings)) {
   const button = find(".drawings").appendChild(document.createElement("button"));
+  button.type = "button";
   button.textContent = name;
-  button.onclick = () => {
-    drawing.hidden = !drawing.hidden;
-    source(drawing, `pictures/${shown.token}/views/${encodeURIComponent(name)}?${shown.results}`);
-  };
+  button.ariaPressed = false;
+  button.onclick = () => lay(name);
 }
+drawing.onerror = () => {
+  drawing.removeAttribute("src"); // or it would not be asked for again
+  if (shown) change(shown, { laid: null, error: "drawing: expected to get it, got no answer; try again" });
+};
 
 // ---- in and out
 
@@ -352,7 +404,7 @@ find(".drop input").onchange = (event) => {
   add(event.target.files);
   event.target.value = "";
 };
-find(".cancel").onclick = cancel;
+find(".cancel").onclick = () => (shown?.drawing ? leaveDrawing(shown) : cancel());
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   document.documentElement.dataset.dragging = "yes";
