@@ -498,3 +498,50 @@ def test_a_drawing_that_fails_says_so_and_can_be_tried_again(
     button.click()
     wait_until(lambda: page.locator("img.drawing").evaluate("image => image.naturalWidth") == 60)
     assert trouble.is_hidden()
+
+
+def test_fields_are_checked_and_the_choice_is_told(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path
+) -> None:
+    page, requests = open_page()
+    page.set_input_files(".drop input", save(tmp_path / "a.png", np.zeros((40, 60, 3), np.uint8)))
+    wait_until(lambda: states(page) == ["restored"])
+    made, trouble, name = page.locator(".made"), page.locator(".trouble"), page.locator(".names button").first
+    assert made.inner_text() == "Camera noise removed, as Automatic chose"
+    assert re.fullmatch("a.png, 60 . 40, Camera noise removed, as Automatic chose", str(name.get_attribute("title")))
+    for task, field, top, given in (
+        ("Even grain", "#sigma", "Grain: expected 0 to 255", "much"),
+        ("JPEG blocks", "#quality", "JPEG quality: expected 1 to 100", "7.5"),
+    ):
+        page.locator("#task label", has_text=task).click()
+        box = page.locator(f"{field} input, {field} textarea")
+        box.fill(given)
+        trouble.wait_for()
+        assert trouble.inner_text() == f"{top}, got {given}; leave it empty if it is not known"
+        page.locator("#again").click()
+        page.wait_for_timeout(300)
+        assert len([request for request in requests if request.startswith("POST")]) == 1
+        box.fill("")
+        trouble.wait_for(state="hidden")
+    page.locator("#quality input, #quality textarea").fill("35")
+    page.locator("#again").click()
+    wait_until(lambda: made.inner_text() == "JPEG blocks removed")
+    assert any("run?task=jpeg&quality=35" in request for request in requests)
+
+
+def test_all_again_and_one_too_many(open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path) -> None:
+    page, requests = open_page()
+    gray = save(tmp_path / "a.png", np.zeros((40, 60, 1), np.uint8))
+    page.set_input_files(".drop input", [gray] * 101)
+    line = "pictures: expected at most 100 in all, got 101; remove some first"
+    assert page.locator(".trouble").inner_text() == line
+    assert states(page) == []
+    page.set_input_files(".drop input", [gray] * 2)
+    wait_until(lambda: states(page) == ["restored"] * 2)
+    assert page.locator(".trouble").is_hidden()
+    assert len([request for request in requests if request.startswith("PUT")]) == 2
+    assert page.locator("#again-all").is_hidden()
+    page.locator("#task label", has_text="Even grain").click()
+    page.locator("#again-all").click()
+    wait_until(lambda: page.locator("#again-all").is_hidden() and states(page) == ["restored"] * 2)
+    assert len([request for request in requests if "run?task=denoise" in request]) == 2

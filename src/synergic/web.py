@@ -289,6 +289,8 @@ def build_page(limits: Limits) -> Any:
                 js_on_load=page_path("page.js").read_text("utf-8"),
                 apply_default_css=False,
                 file_bytes=limits.file_bytes,
+                kept=limits.kept,
+                words=WORDS,
                 drawings={name: drawing.legend for name, drawing in DRAWINGS.items()},
             )
         with gr.Column(scale=1, min_width=280, elem_id="panel"):
@@ -302,15 +304,17 @@ def build_page(limits: Limits) -> Any:
                 info="Automatic suits most pictures.",
                 elem_id="task",
             )
-            sigma = gr.Textbox(label="How strong, 0 to 255", placeholder="not known", elem_id="sigma")
+            sigma = gr.Textbox(label="Grain, 0 to 255 (sigma)", placeholder="not known", elem_id="sigma")
             quality = gr.Textbox(label="JPEG quality, 1 to 100", placeholder="as in the file", elem_id="quality")
             again = gr.Button("Restore again", elem_id="again")
+            again_all = gr.Button("Restore all again", elem_id="again-all")
         strength.change(None, strength, None, js="(percent) => synergic.blend(percent / 100)")
         save.click(None, None, None, js="() => synergic.save(false)")
         save_all.click(None, None, None, js="() => synergic.save(true)")
         asked = [task, sigma, quality]
         gr.on([part.change for part in asked], None, asked, None, js="(...asked) => synergic.ask(...asked)")
-        again.click(None, None, None, js="() => synergic.again()")
+        again.click(None, None, None, js="() => synergic.again(false)")
+        again_all.click(None, None, None, js="() => synergic.again(true)")
     return page
 
 

@@ -6,12 +6,17 @@
 const find = (selector) => element.querySelector(selector);
 const viewer = find(".viewer"), stage = find(".stage"), handle = find(".handle"), list = find(".names");
 const before = find("img.degraded"), after = find("img.restored"), drawing = find("img.drawing");
+const FIELDS = {
+  denoise: { option: "sigma", label: "Grain", form: /^\d+\.?\d*$/, least: 0, most: 255 },
+  jpeg: { option: "quality", label: "JPEG quality", form: /^\d+$/, least: 1, most: 100 },
+}; // by task
 const UNDER_WAY = ["sending", "waiting", "running"];
 
 let pictures = [];
 let shown = null; // the picture in the viewer
 let asked = { task: "auto" }; // the options of the next run
 let strength = 1;
+let notice = null; // a line that belongs to no picture
 let working = false;
 
 // ---- talking to the server
@@ -28,9 +33,14 @@ const said = (error) =>
 const rest = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 function add(files) {
-  const added = [...files].map((file) => ({ file, name: file.name, state: "queued", results: 0 }));
+  const given = [...files], room = props.kept - pictures.length;
+  notice = null;
+  if (given.length > room) // the server holds no more; better said before the first is sent than at the last
+    notice = `pictures: expected at most ${props.kept} in all, got ${pictures.length + given.length}; remove some first`;
+  const added = notice ? [] : given.map((file) => ({ file, name: file.name, state: "queued", results: 0 }));
   pictures.push(...added);
   if (added.length) show(added[0]);
+  draw();
   work();
 }
 
@@ -49,6 +59,7 @@ async function work() {
 }
 
 async function restore(picture) {
+  if (wrong(asked)) throw new Error(wrong(asked));
   if (!picture.token) await handIn(picture);
   picture.asked = asked;
   const query = new URLSearchParams(asked);
@@ -65,6 +76,13 @@ async function restore(picture) {
   } while (UNDER_WAY.includes(picture.state));
 }
 
+function wrong(asked) { // what a field says that cannot be, as a line; null if there is nothing
+  const { option, label, form, least, most } = FIELDS[asked.task] ?? {};
+  const given = asked[option];
+  if (given === undefined || (form.test(given) && given >= least && given <= most)) return null;
+  return `${label}: expected ${least} to ${most}, got ${given}; leave it empty if it is not known`;
+}
+
 async function handIn(picture) {
   if (picture.file.size > props.file_bytes)
     throw new Error(`file: expected at most ${props.file_bytes / 1e6} MB, got ${Math.ceil(picture.file.size / 1e6)}`);
@@ -78,14 +96,17 @@ async function handIn(picture) {
 async function follow(picture) {
   try {
     const state = await (await send("GET", `pictures/${picture.token}`)).json();
-    if (state.state === "restored") picture.results += 1;
-    change(picture, { lost: false, ...state, laid: null });
+    const fresh = { results: picture.results + 1, made: made(picture, state.task), laid: null };
+    change(picture, { lost: false, ...state, ...(state.state === "restored" ? fresh : {}) });
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     change(picture, { lost: true }); // a phone that slept; the server goes on meanwhile
     await rest(1000);
   }
 }
+
+const made = (picture, task) =>
+  `${props.words[task]} removed${picture.asked.task === "auto" ? ", as Automatic chose" : ""}`;
 
 async function lay(name) {
   const picture = shown;
@@ -155,14 +176,17 @@ window.synergic = {
   },
   ask(task, sigma, quality) {
     asked = { task };
-    const level = { denoise: ["sigma", sigma], jpeg: ["quality", quality] }[task];
-    if (level?.[1].trim()) asked[level[0]] = level[1].trim().replace(",", ".");
+    const option = FIELDS[task]?.option;
+    const given = { sigma, quality }[option]?.trim().replace(",", ".");
+    if (given) asked[option] = given;
     draw();
   },
-  again() {
-    if (!shown) return;
-    leaveDrawing(shown);
-    change(shown, { state: "queued" });
+  again(all) {
+    if (wrong(asked)) return; // it is said already
+    for (const picture of all ? pictures.filter(isOld) : [shown]) {
+      leaveDrawing(picture);
+      change(picture, { state: "queued" });
+    }
     work();
   },
   async save(all) {
@@ -195,10 +219,14 @@ function draw() {
   panel.several = pictures.filter((picture) => picture.results).length > 1 ? "yes" : "no";
   panel.task = asked.task;
   panel.again = shown && isOld(shown) ? "yes" : "no";
+  panel.againAll = pictures.filter(isOld).length > 1 ? "yes" : "no";
   drawNames();
   drawProgress();
-  find(".trouble").hidden = !shown?.error;
-  find(".trouble").textContent = shown?.error ? `${shown.name}: ${shown.error.replace("picture: ", "")}` : "";
+  const failure = shown?.error && `${shown.name}: ${shown.error.replace("picture: ", "")}`;
+  const field = pictures.length && shown?.error !== wrong(asked) && wrong(asked);
+  const lines = [failure, field, notice].filter(Boolean);
+  find(".trouble").hidden = lines.length === 0;
+  find(".trouble").textContent = lines.join("\n");
 }
 
 function isOld(picture) {
@@ -215,7 +243,8 @@ function drawNames() {
       const away = item.appendChild(document.createElement("button"));
       item.className = picture.state;
       name.textContent = picture.name;
-      name.title = picture.width ? `${picture.name}, ${picture.width} × ${picture.height}` : picture.name;
+      const size = picture.width && `${picture.width} × ${picture.height}`;
+      name.title = [picture.name, size, picture.made].filter(Boolean).join(", ");
       name.ariaCurrent = picture === shown;
       name.onclick = () => show(picture);
       away.textContent = "×";
@@ -279,6 +308,7 @@ function show(picture) {
 
 function showDrawing(picture) {
   const { laid } = picture;
+  find(".made").textContent = picture.made ?? "";
   drawing.hidden = !laid;
   drawing.alt = laid ?? "";
   if (laid) source(drawing, `${viewPath(picture, laid)}?${picture.results}`);
