@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import ImageCms
 import synergic.desk as module
 from conftest import save
 from synergic.batch import Job, Options, restore_file
-from synergic.desk import Desk, Drawing, FullError, GoneError, Limits, Run, StoppedError
+from synergic.desk import Desk, Drawing, FullError, GoneError, Limits, Pace, Run, StoppedError
 from synergic.errors import SynergicError
 from synergic.explain import heat_picture
 from synergic.images import Picture, read_picture, read_pixels, write_picture
@@ -178,7 +179,8 @@ def test_the_line_is_limited_tells_its_length_and_can_be_left(
     monkeypatch.setattr(Restorer, "__call__", waits)
     runs = [desk.start(token, desk.options()) for token in (first, second, third)]
     assert begun.wait(10)
-    assert desk.state(first) == {"state": "running", "done": 0, "total": 0, "seconds_left": None}
+    unknown = {"seconds_left": None, "share": None}
+    assert desk.state(first) == {"state": "running", "done": 0, "total": 0, **unknown}
     assert desk.state(third) == {"state": "waiting", "ahead": 2}
     assert desk.state(fourth) == {"state": "new"}
     with pytest.raises(FullError, match="line: expected at most 3 pictures, got one more; try again later"):
@@ -218,11 +220,50 @@ def test_time_is_limited_and_what_is_left_is_told(desk: Desk, tmp_path: Path) ->
     run = Run(seconds=10, started=time.monotonic() - 6)
     run.tick(3, 4)
     assert run.state()["seconds_left"] == pytest.approx(2, abs=0.1)
+    assert run.state()["share"] == pytest.approx(0.75, abs=0.02)
     desk.limits = Limits(seconds=0)
     token = hand_in(desk, save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8)))
     with pytest.raises(SynergicError, match="time: expected at most 0 seconds, got more; hand in a smaller picture"):
         restored(desk, token)
     assert desk.state(token)["state"] == "failed"
+
+
+def test_what_is_left_is_expected_by_the_last_runs() -> None:
+    """2 seconds for a megapixel, and 5 for two: 7 / 3 seconds for each."""
+    pace = Pace()
+
+    def run(pixels: int, seconds: float) -> dict[str, Any]:
+        run = Run(seconds=100, started=time.monotonic())
+        with pace.kept(run, "restoring", pixels):
+            assert run.started is not None
+            run.started -= seconds
+            return run.state()
+
+    assert run(1_000_000, 2)["seconds_left"] is None
+    assert run(2_000_000, 5)["seconds_left"] == 0  # 4 were expected
+    state = run(6_000_000, 7)
+    assert (state["seconds_left"], state["share"]) == (pytest.approx(7, abs=0.1), pytest.approx(0.5, abs=0.01))
+    tiny = run(64, 0.0)["seconds_left"]
+    assert tiny == pytest.approx(0.1 * 14 / 9, abs=0.1), "14 seconds for 9 megapixels, a tenth at the least"
+
+
+def test_every_picture_after_the_first_is_expected(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states, call = [], Restorer.__call__
+    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((40, 40, 1), np.uint8)))
+
+    def told(*arguments: object, **named: object) -> np.ndarray:
+        states.append(desk.state(token))
+        return call(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Restorer, "__call__", told)
+    for _ in range(2):
+        restored(desk, token)
+    assert [state["seconds_left"] is None for state in states] == [True, False]
+    for _ in range(2):
+        restored(desk, token)
+        run = desk.draw(token, "Where it borrowed")
+        run.future.result()
+    assert run.expected is not None
 
 
 def test_an_error_of_ours_is_told_without_its_text(

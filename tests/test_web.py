@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 from skimage.data import chelsea
 
@@ -23,9 +22,7 @@ from synergic import cli, desk
 from synergic.batch import Options
 from synergic.desk import Limits
 from synergic.errors import SynergicError
-from synergic.hardware import total_memory
 from synergic.images import Picture, write_picture
-from synergic.tiling import OVERLAP, axis_spans, tile_size_for
 
 pytest.importorskip("gradio", reason="the page's extra is not installed: pip install 'synergic[serve]'")
 from synergic import web
@@ -422,9 +419,7 @@ def test_progress_and_cancel(open_page: Callable[..., tuple[Page, list[str]]], t
     status = page.locator(".progress span")
     wait_until(lambda: re.fullmatch(r"About \d+ (seconds|minutes) left", status.inner_text()) is not None)
     bar = page.locator("progress")
-    side = tile_size_for(total_memory(torch.device("cpu")))
-    tiles = [len(axis_spans(length, side, OVERLAP, 64)) for length in (1500, 1900)]
-    assert 1 <= bar.evaluate("bar => bar.value") < bar.evaluate("bar => bar.max") == tiles[0] * tiles[1]
+    assert 0 < bar.evaluate("bar => bar.value") < bar.evaluate("bar => bar.max") == 1
     page.locator(".cancel").click()
     wait_until(lambda: states(page) == ["stopped"])
     assert page.locator(".progress").is_hidden()

@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ DRAWINGS = {
 
 SPARE_BYTES = 1_000_000_000
 """Pictures are refused when the disk has no more room than this."""
+FEW_PIXELS = 100_000
+"""Below this, time hardly depends on the size."""
 STRIP = 256
 """Rows that are converted at a time, to bound memory."""
 
@@ -94,6 +97,10 @@ class Run:
     done: int = 0
     total: int = 0
     """tiles"""
+    ticked: float = 0.0
+    """seconds that those done took"""
+    expected: float | None = None
+    """seconds for all, by Pace: what is known before the first tile is done"""
     result: str = "restored"
     """what its picture is when it has ended well"""
     stopped: bool = False
@@ -105,7 +112,7 @@ class Run:
 
     def tick(self, done: int, total: int) -> None:
         """Called after every tile: the only moments at which a run can end early."""
-        self.done, self.total = done, total
+        self.done, self.total, self.ticked = done, total, self.elapsed()
         if self.stopped:
             raise StoppedError
         if self.elapsed() > self.seconds:
@@ -122,15 +129,38 @@ class Run:
         return 0.0 if self.started is None else time.monotonic() - self.started
 
     def state(self) -> dict[str, Any]:
-        """What the page shows. `state`: waiting, running, stopped, failed or `result`; `seconds_left` once known."""
+        """What the page shows. `state`: waiting, running, stopped, failed or `result`. Once known, `seconds_left`, and
+        the `share` of its time that is over, 0 to 1."""
         if not self.future.done():
-            left = self.elapsed() / self.done * (self.total - self.done) if self.done else None
-            running = {"state": "running", "done": self.done, "total": self.total, "seconds_left": left}
-            return {"state": "waiting"} if self.started is None else running
+            return {"state": "waiting"} if self.started is None else {"state": "running", **self._progress()}
         error = StoppedError() if self.future.cancelled() else self.future.exception()
         if error is None:
             return {"state": self.result}
         return {"state": "stopped"} if isinstance(error, StoppedError) else {"state": "failed", "error": said(error)}
+
+    def _progress(self) -> dict[str, Any]:
+        elapsed, whole = self.elapsed(), self.ticked / self.done * self.total if self.done else self.expected
+        known = {"seconds_left": None, "share": None}
+        if whole is not None:
+            known = {"seconds_left": max(0.0, whole - elapsed), "share": min(1.0, elapsed / max(whole, 1e-6))}
+        return {"done": self.done, "total": self.total, **known}
+
+
+class Pace:
+    """How long work of a kind takes on this machine, by the last pieces of it that were done to their end."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, deque[tuple[int, float]]] = {}
+
+    @contextmanager
+    def kept(self, run: Run, kind: str, pixels: int) -> Iterator[None]:
+        """Tells the run how long this is expected to take, and remembers how long it took."""
+        begun, size = run.elapsed(), max(pixels, FEW_PIXELS)
+        last = self.last.setdefault(kind, deque(maxlen=5))
+        if last:
+            run.expected = begun + size * sum(seconds for _, seconds in last) / sum(size for size, _ in last)
+        yield
+        last.append((size, run.elapsed() - begun))
 
 
 def said(error: BaseException) -> str:
@@ -185,6 +215,7 @@ class Desk:
         self.folder, self.limits, self.defaults = folder, limits, defaults
         self.held: dict[str, Held] = {}
         self.line: list[Run] = []
+        self.pace = Pace()  # used by the one thread of `network`
         self.lock = Lock()  # of `held` and `line`
         self.file_lock = Lock()
         self.network = ThreadPoolExecutor(1, "network")
@@ -291,14 +322,19 @@ class Desk:
             picture = read_picture(held.source, max_pixels=self.limits.pixels)
         restorer = options.restorer(picture)
         told = {"sigma": options.sigma, "quality": options.quality_for(picture, restorer)}
-        restored = restorer(to_float(picture.pixels), **told, progress=run.tick)
+        with self.pace.kept(run, "restoring", picture.pixels[..., 0].size):
+            restored = restorer(to_float(picture.pixels), **told, progress=run.tick)
+            self._keep(held, picture, restored)
+        held.restorer, held.told, held.last_use = restorer, told, time.monotonic()
+
+    def _keep(self, held: Held, picture: Picture, restored: np.ndarray) -> None:
+        """A result in place of the last one and of what was drawn of that."""
         with self._files_of(held):
             np.save(held.folder / "new.npy", restored)
             write_picture(held.view("restored"), visible(replace(picture, pixels=restored)), overwrite=True)
             (held.folder / "new.npy").replace(held.result)
             for name in DRAWINGS:
                 held.view(name).unlink(missing_ok=True)
-        held.restorer, held.told, held.last_use = restorer, told, time.monotonic()
 
     def state(self, token: str) -> dict[str, Any]:
         """How far a picture is: Run.state, and how many are `ahead` of a waiting one, which `task` was restored; and
@@ -359,7 +395,8 @@ class Desk:
         """Of the last result when its turn comes, which may be a newer one than when it was asked for."""
         with self._files_of(held):
             picture = read_picture(held.source, max_pixels=self.limits.pixels)
-        drawn = DRAWINGS[name].draw(held.restorer, picture.pixels, **held.told, progress=run.tick)
+        with self.pace.kept(run, name, picture.pixels[..., 0].size):
+            drawn = DRAWINGS[name].draw(held.restorer, picture.pixels, **held.told, progress=run.tick)
         with self._files_of(held):
             write_picture(held.view(name), Picture(drawn, None, {}, None), overwrite=True)
 

@@ -261,10 +261,8 @@ function drawProgress() {
   const run = shown?.drawing ?? picture;
   find(".progress").hidden = !run;
   if (!run) return;
-  if (run.state === "running" && run.done) {
-    bar.max = run.total;
-    bar.value = run.done;
-  } else bar.removeAttribute("value");
+  if (run.state === "running" && run.share !== null) bar.value = run.share;
+  else bar.removeAttribute("value");
   const of = run === picture && pictures.length > 1 ? `${pictures.indexOf(picture) + 1} of ${pictures.length}: ` : "";
   find(".progress span").textContent = of + words(run, run === picture ? "Restoring…" : "Drawing…");
 }
@@ -274,7 +272,8 @@ function words({ state, lost, ahead, seconds_left: left }, doing) {
   if (state === "sending") return "Sending…";
   if (state === "waiting" && ahead) return `Waiting, ${ahead === 1 ? "one picture comes" : `${ahead} pictures come`} first`;
   if (state !== "running" || left === null) return doing;
-  return left > 90 ? `About ${Math.round(left / 60)} minutes left` : `About ${Math.max(1, Math.round(left))} seconds left`;
+  if (left > 90) return `About ${Math.round(left / 60)} minutes left`;
+  return left < 1.5 ? "Almost done…" : `About ${Math.round(left)} seconds left`;
 }
 
 // ---- the viewer: one stage, moved and scaled, with the restored picture over the degraded one to the right of a line
