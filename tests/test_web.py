@@ -540,3 +540,65 @@ def test_all_again_and_one_too_many(open_page: Callable[..., tuple[Page, list[st
     page.locator("#again-all").click()
     wait_until(lambda: page.locator("#again-all").is_hidden() and states(page) == ["restored"] * 2)
     assert len([request for request in requests if "run?task=denoise" in request]) == 2
+
+
+CANCEL_AT = """(moment) => {
+  const real = fetch, cancel = () => document.querySelector(".cancel").click();
+  window.fetch = async (path, options) => {
+    if (moment === "lost" && options.method === "DELETE") throw new TypeError("no network");
+    if (moment === "asking" && options.method === "POST") cancel();
+    const response = await real(path, options);
+    const json = response.json.bind(response);
+    response.json = async () => {
+      const read = await json();
+      if (moment === "sent" && options.method === "PUT") cancel();
+      return read;
+    };
+    return response;
+  };
+}"""
+"""Cancels when an upload has just ended ("sent"), or while the run is asked for; or loses the connection to cancel."""
+
+
+@pytest.mark.parametrize(("moment", "asked"), [("sent", []), ("asking", ["POST", "DELETE"])])
+def test_a_cancel_is_never_lost(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path, moment: str, asked: list[str]
+) -> None:
+    page, requests = open_page()
+    page.evaluate(CANCEL_AT, moment)
+    page.set_input_files(".drop input", save(tmp_path / "a.png", np.zeros((400, 600, 3), np.uint8)))
+    wait_until(lambda: states(page) == ["stopped"])
+    assert page.locator(".progress").is_hidden()
+    assert [request.split()[0] for request in requests if re.search(r"/run(\?|$)", request)] == asked
+
+
+def test_without_a_connection_cancel_and_remove_fail_in_silence(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path
+) -> None:
+    page, _ = open_page()
+    page.evaluate(CANCEL_AT, "lost")
+    page.set_input_files(".drop input", save(tmp_path / "a.png", np.zeros((900, 900, 3), np.uint8)))
+    page.locator(".names .running").wait_for()
+    page.locator(".cancel").click()
+    assert page.locator(".progress span").inner_text() == "Stopping…"
+    page.get_by_role("button", name="Remove a.png").click()
+    assert states(page) == []
+
+
+def test_a_picture_is_restored_as_it_was_asked_for_and_keeps_its_result(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path
+) -> None:
+    page, requests = open_page()
+    paths = [save(tmp_path / name, np.zeros((400, 600, 3), np.uint8)) for name in ("a.png", "b.png")]
+    page.set_input_files(".drop input", paths)
+    page.locator("#task label", has_text="Even grain").click()
+    wait_until(lambda: states(page) == ["restored"] * 2)
+    posted = [request.partition("?")[2] for request in requests if request.startswith("POST")]
+    assert posted == ["task=auto"] * 2
+
+    page.route("**/run?*", lambda route: route.fulfill(status=400, body="line: expected room, got none"))
+    page.locator("#again").click()
+    page.locator(".trouble").wait_for()
+    assert page.locator(".trouble").inner_text() == "a.png: line: expected room, got none"
+    assert states(page) == ["restored"] * 2
+    assert page.locator("#save").is_visible()

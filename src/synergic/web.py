@@ -193,7 +193,10 @@ class Routes:
         """A file in; its token, size and the task that automatic chooses out."""
         token = await self._receive(request, name)
         try:
-            return await self._in_files(self.desk.look, token)
+            picture = await self._in_files(self.desk.look, token)
+            if await request.is_disconnected():  # nobody learns the token
+                raise ClientDisconnect
+            return picture
         except BaseException:
             self.desk.forget(token)
             raise

@@ -30,6 +30,8 @@ async function send(method, path, options = {}) {
 const said = (error) =>
   error instanceof TypeError ? "no connection to Synergic; is it still running?" : error.message;
 
+const leave = (path) => send("DELETE", path).catch(() => {}); // in vain: the server throws it away in time
+
 const rest = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 function add(files) {
@@ -37,7 +39,7 @@ function add(files) {
   notice = null;
   if (given.length > room) // the server holds no more; better said before the first is sent than at the last
     notice = `pictures: expected at most ${props.kept} in all, got ${pictures.length + given.length}; remove some first`;
-  const added = notice ? [] : given.map((file) => ({ file, name: file.name, state: "queued", results: 0 }));
+  const added = notice ? [] : given.map((file) => ({ file, name: file.name, state: "queued", asked, results: 0 }));
   pictures.push(...added);
   if (added.length) show(added[0]);
   draw();
@@ -54,26 +56,33 @@ async function work() {
     } catch (error) {
       change(next, error.name === "AbortError" ? { state: "stopped" } : { state: "failed", error: said(error) });
     }
+    if (!pictures.includes(next)) forget(next); // removed before its token was known
   }
   working = false;
 }
 
 async function restore(picture) {
-  if (wrong(asked)) throw new Error(wrong(asked));
+  if (wrong(picture.asked)) throw new Error(wrong(picture.asked));
+  picture.abort = new AbortController();
+  change(picture, { state: "sending" });
   if (!picture.token) await handIn(picture);
-  picture.asked = asked;
-  const query = new URLSearchParams(asked);
   try {
-    await send("POST", `pictures/${picture.token}/run?${query}`);
+    await start(picture);
   } catch (error) {
     if (error.status !== 404) throw error;
     await handIn(picture); // the server has thrown it away meanwhile
-    await send("POST", `pictures/${picture.token}/run?${query}`);
+    await start(picture);
   }
-  do {
-    await rest(250);
+  while (UNDER_WAY.includes(picture.state) && pictures.includes(picture)) {
     await follow(picture);
-  } while (UNDER_WAY.includes(picture.state));
+    await rest(250);
+  }
+}
+
+async function start({ token, asked, abort: { signal } }) {
+  signal.throwIfAborted(); // cancelled after its last byte was sent
+  await send("POST", `pictures/${token}/run?${new URLSearchParams(asked)}`);
+  if (signal.aborted) await leave(`pictures/${token}/run`); // cancelled meanwhile
 }
 
 function wrong(asked) { // what a field says that cannot be, as a line; null if there is nothing
@@ -86,8 +95,6 @@ function wrong(asked) { // what a field says that cannot be, as a line; null if 
 async function handIn(picture) {
   if (picture.file.size > props.file_bytes)
     throw new Error(`file: expected at most ${props.file_bytes / 1e6} MB, got ${Math.ceil(picture.file.size / 1e6)}`);
-  picture.abort = new AbortController();
-  change(picture, { state: "sending" });
   const suffix = picture.name.match(/\.\w+$/)?.[0] ?? ""; // of its name the server learns no more
   const options = { body: picture.file, signal: picture.abort.signal };
   change(picture, await (await send("PUT", `pictures/picture${suffix}`, options)).json());
@@ -112,12 +119,14 @@ async function lay(name) {
   const picture = shown;
   if (picture.drawing) return;
   if (picture.laid === name) return change(picture, { laid: null });
-  change(picture, { drawing: { name } });
-  try {
-    if (await drawn(picture, picture.drawing)) change(picture, { laid: name, drawing: null });
-  } catch (error) {
-    change(picture, { drawing: null, error: said(error) });
-  }
+  const drawing = { name };
+  change(picture, { drawing });
+  const end = await drawn(picture, drawing).then(
+    (done) => ({ laid: done ? name : null }),
+    (error) => ({ error: said(error) }),
+  );
+  if (picture.drawing === drawing) change(picture, { drawing: null, ...end });
+  else if (!picture.drawing && picture.token) leave(viewPath(picture, name)); // cancelled while it was asked for
 }
 
 async function drawn(picture, drawing) {
@@ -135,7 +144,7 @@ async function drawn(picture, drawing) {
 
 function leaveDrawing(picture) {
   if (!picture.drawing) return;
-  send("DELETE", viewPath(picture, picture.drawing.name)).catch(() => {});
+  leave(viewPath(picture, picture.drawing.name));
   change(picture, { drawing: null });
 }
 
@@ -144,18 +153,26 @@ const viewPath = (picture, view) => `pictures/${picture.token}/views/${encodeURI
 function cancel() {
   for (const picture of pictures) {
     if (picture.state === "queued") picture.state = "stopped";
-    if (picture.state === "sending") picture.abort.abort();
-    if (UNDER_WAY.includes(picture.state) && picture.token) send("DELETE", `pictures/${picture.token}/run`);
+    if (!UNDER_WAY.includes(picture.state)) continue;
+    picture.abort.abort();
+    if (picture.state !== "sending") leave(`pictures/${picture.token}/run`);
   }
   draw();
 }
 
 function remove(picture) {
-  if (picture.state === "sending") picture.abort.abort();
-  if (picture.token) send("DELETE", `pictures/${picture.token}`);
+  picture.abort?.abort();
+  picture.drawing = null;
+  forget(picture);
   pictures = pictures.filter((other) => other !== picture);
+  notice = null;
   if (picture === shown) show(pictures[0] ?? null);
   draw();
+}
+
+function forget(picture) {
+  if (picture.token) leave(`pictures/${picture.token}`);
+  picture.token = null;
 }
 
 async function save(chosen) {
@@ -183,9 +200,9 @@ window.synergic = {
   },
   again(all) {
     if (wrong(asked)) return; // it is said already
-    for (const picture of all ? pictures.filter(isOld) : [shown]) {
+    for (const picture of (all ? pictures : [shown]).filter(isOld)) {
       leaveDrawing(picture);
-      change(picture, { state: "queued" });
+      change(picture, { state: "queued", asked });
     }
     work();
   },
@@ -197,7 +214,7 @@ window.synergic = {
     try {
       await save(all ? pictures.filter((picture) => picture.results) : [shown]);
     } catch (error) {
-      change(shown, { error: error.message });
+      change(shown, { error: said(error) });
     }
     button.textContent = label;
     button.disabled = false;
@@ -241,7 +258,8 @@ function drawNames() {
       const item = document.createElement("li");
       const name = item.appendChild(document.createElement("button"));
       const away = item.appendChild(document.createElement("button"));
-      item.className = picture.state;
+      const kept = picture.results && !UNDER_WAY.includes(picture.state) && picture.state !== "queued";
+      item.className = kept ? "restored" : picture.state; // an earlier result outlives a run that failed
       name.textContent = picture.name;
       const size = picture.width && `${picture.width} × ${picture.height}`;
       name.title = [picture.name, size, picture.made].filter(Boolean).join(", ");
@@ -267,7 +285,8 @@ function drawProgress() {
   find(".progress span").textContent = of + words(run, run === picture ? "Restoring…" : "Drawing…");
 }
 
-function words({ state, lost, ahead, seconds_left: left }, doing) {
+function words({ state, abort, lost, ahead, seconds_left: left }, doing) {
+  if (abort?.signal.aborted) return "Stopping…";
   if (lost) return "Connection lost, trying again…";
   if (state === "sending") return "Sending…";
   if (state === "waiting" && ahead) return `Waiting, ${ahead === 1 ? "one picture comes" : `${ahead} pictures come`} first`;
