@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Download, Page, Route, sync_playwright
 from skimage.data import chelsea
 
 from conftest import save
@@ -420,6 +420,14 @@ def test_progress_and_cancel(open_page: Callable[..., tuple[Page, list[str]]], t
     wait_until(lambda: re.fullmatch(r"About \d+ (seconds|minutes) left", status.inner_text()) is not None)
     bar = page.locator("progress")
     assert 0 < bar.evaluate("bar => bar.value") < bar.evaluate("bar => bar.max") == 1
+    page.set_viewport_size({"width": 390, "height": 844})
+    places = [bar.bounding_box(), page.locator(".cancel").bounding_box()]
+    (top, left, right), (cancel_top, cancel_left, cancel_right) = (
+        (place["y"], place["x"], place["x"] + place["width"]) for place in places if place is not None
+    )
+    assert cancel_top < top and 0 < left < right < cancel_left < cancel_right < 390, (
+        "beside the bar, on a phone as well"
+    )
     page.locator(".cancel").click()
     wait_until(lambda: states(page) == ["stopped"])
     assert page.locator(".progress").is_hidden()
@@ -602,3 +610,51 @@ def test_a_picture_is_restored_as_it_was_asked_for_and_keeps_its_result(
     assert page.locator(".trouble").inner_text() == "a.png: line: expected room, got none"
     assert states(page) == ["restored"] * 2
     assert page.locator("#save").is_visible()
+
+
+def test_download_all(open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path) -> None:
+    page, _ = open_page()
+    paths = [save(tmp_path / f"{gray}.png", np.full((20, 30, 1), gray, np.uint8)) for gray in (60, 180)]
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    page.set_input_files(".drop input", [paths[0], tmp_path / "broken.png", paths[1]])
+    wait_until(lambda: states(page) == ["restored", "failed", "restored"])
+    downloads: list[Download] = []
+    page.on("download", lambda download: downloads.append(download))  # noqa: PLW0108 - its signature is looked at
+    button = page.locator("#save-all")
+    button.click()
+    wait_until(lambda: button.inner_text() == "Download all" and len(downloads) == 2, 10)
+    assert [download.suggested_filename for download in downloads] == ["60-restored.png", "180-restored.png"]
+    for download, path in zip(downloads, paths, strict=True):
+        assert download.path().read_bytes() == by_command(path)
+
+
+def test_zoom_by_keys_double_click_and_two_fingers(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path
+) -> None:
+    page, _ = open_page(390, 844, touch=True)
+    page.set_input_files(".drop input", save(tmp_path / "a.png", np.zeros((300, 600, 3), np.uint8)))
+    wait_until(lambda: states(page) == ["restored"])
+    viewer = page.locator(".viewer")
+    box = viewer.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def scale() -> float:
+        """Of the picture to what fits the viewer."""
+        told = str(page.locator(".stage").evaluate("stage => stage.style.transform"))
+        return float(re.findall(r"scale\(([\d.]+)\)", told)[0]) * 600 / box["width"]
+
+    viewer.focus()
+    for key, expected in (("+", 1.5), ("+", 2.25), ("-", 1.5), ("0", 1), ("-", 1)):
+        page.keyboard.press(key)
+        assert scale() == pytest.approx(expected, rel=0.01), key
+    page.mouse.dblclick(x, y)
+    assert scale() == pytest.approx(2, rel=0.01), "twice as large, and a pixel for a pixel at least"
+    page.mouse.dblclick(x, y)
+    assert scale() == pytest.approx(1, rel=0.01)
+
+    touch = page.context.new_cdp_session(page)
+    for kind, apart in (("touchStart", 40), ("touchMove", 60), ("touchMove", 100), ("touchEnd", 0)):
+        points = [{"x": x + side * apart / 2, "y": y, "id": side} for side in (-1, 1)] if apart else []
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert scale() == pytest.approx(2.5, rel=0.02), "as far apart as the fingers went"

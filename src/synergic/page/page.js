@@ -290,9 +290,8 @@ function words({ state, abort, lost, ahead, seconds_left: left }, doing) {
   if (lost) return "Connection lost, trying again…";
   if (state === "sending") return "Sending…";
   if (state === "waiting" && ahead) return `Waiting, ${ahead === 1 ? "one picture comes" : `${ahead} pictures come`} first`;
-  if (state !== "running" || left === null) return doing;
-  if (left > 90) return `About ${Math.round(left / 60)} minutes left`;
-  return left < 1.5 ? "Almost done…" : `About ${Math.round(left)} seconds left`;
+  if (state !== "running" || left < 1.5) return doing; // null, not known, as well
+  return left > 90 ? `About ${Math.round(left / 60)} minutes left` : `About ${Math.round(left)} seconds left`;
 }
 
 // ---- the viewer: one stage, moved and scaled, with the restored picture over the degraded one to the right of a line
