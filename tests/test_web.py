@@ -7,12 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, Download, Page, Route, sync_playwright
 from skimage.data import chelsea
 
@@ -23,6 +25,7 @@ from synergic.batch import Options
 from synergic.desk import Limits
 from synergic.errors import SynergicError
 from synergic.images import Picture, write_picture
+from synergic.restore import Restorer
 
 pytest.importorskip("gradio", reason="the page's extra is not installed: pip install 'synergic[serve]'")
 from synergic import web
@@ -157,6 +160,49 @@ def test_an_upload_that_takes_too_long_ends(tmp_path: Path) -> None:
     assert held.held == {}
     held.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_upload_is_in_use_and_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep between two of its pieces, each after long idleness; every touch of the disk in a thread of its own."""
+    touched = []
+    accept = desk.Desk.accept
+
+    def accepts(self: desk.Desk, name: str) -> str:
+        touched.append(threading.current_thread())
+        return accept(self, name)
+
+    class Long:
+        headers: ClassVar[dict[str, str]] = {}
+
+        async def stream(self) -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield b"x"
+                held.sweep()
+                for picture in held.held.values():
+                    picture.last_use -= 0.6 * held.limits.idle_seconds
+
+    monkeypatch.setattr(desk.Desk, "accept", accepts)
+    held = desk.Desk(tmp_path, Limits(), Options())
+    token = asyncio.run(web.Routes(held)._receive(Long(), "a.png"))
+    assert held.find(token).source.read_bytes() == b"xxx"
+    assert touched[0] is not threading.main_thread()
+    held.close()
+
+
+def test_what_breaks_here_is_one_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr(Restorer, "__call__", breaks)
+    held = desk.Desk(tmp_path / "desk", Limits(), Options())
+    held.folder.mkdir()
+    picture = save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8)).read_bytes()
+    with TestClient(web.build_routes(held), raise_server_exceptions=False) as client:
+        answer = client.put("/restore/a.png", content=picture)
+    line = "picture: expected to restore it, got RuntimeError; the log of `synergic serve` says more\n"
+    assert (answer.status_code, answer.text) == (500, line)
+    assert held.held == {}
+    held.close()
 
 
 # ---- over HTTP

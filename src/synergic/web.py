@@ -1,8 +1,8 @@
 """The page in the browser: `synergic serve`.
 
 Gradio draws it. Pictures do not pass through Gradio, which would make paths of their names and fetch URLs, but through
-the few routes of `build_app`; they end in desk.py, and guard.py stands before them. What the page does with the routes
-is in page/page.js; docs/page.md describes them for other programs.
+the routes of `build_routes`; they end in desk.py, and guard.py stands before them. What the page does with them is in
+page/page.js; docs/page.md describes them for other programs.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect
 
 from synergic.batch import Options
 from synergic.card import published_weights
-from synergic.desk import DRAWINGS, Desk, FullError, GoneError, Limits, Run, StoppedError
+from synergic.desk import DRAWINGS, Desk, FullError, GoneError, Limits, Run, StoppedError, said
 from synergic.errors import SynergicError
 from synergic.guard import Guard
 from synergic.weights import read_header
@@ -49,6 +49,7 @@ STATUS: dict[type[Exception], int] = {FullError: 503, GoneError: 404, TooLargeEr
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "Refused: why, in one line", "content": {"text/plain": {}}},
+    500: {"description": "Broken here: in one line; the server's log says more", "content": {"text/plain": {}}},
     503: {"description": "Full: which limit, in one line; try again later", "content": {"text/plain": {}}},
 }
 """What the description of the routes says of errors, in place of FastAPI's 422, which none answers with."""
@@ -90,8 +91,8 @@ def serve(listening: socket.socket, host: str, limits: Limits, ready: Callable[[
             desk.close()
 
 
-def build_app(desk: Desk) -> Any:
-    """The page and its routes as an ASGI application."""
+def build_routes(desk: Desk) -> FastAPI:
+    """The routes without the page."""
     app = FastAPI(title="Synergic", docs_url=None, redoc_url=None, lifespan=partial(sweeping, desk), responses=REFUSALS)
     routes = Routes(desk)
     body: dict[str, Any] = {"requestBody": {"content": {"application/octet-stream": {}}}}
@@ -107,8 +108,14 @@ def build_app(desk: Desk) -> Any:
     app.add_api_route("/pictures/{token}/views/{view}", routes.stop_drawing, methods=["DELETE"], status_code=204)
     app.add_exception_handler(SynergicError, refuse)
     app.add_exception_handler(RequestValidationError, refuse_parameter)
+    app.add_exception_handler(Exception, break_down)
     for left in (ClientDisconnect, StoppedError):
         app.add_exception_handler(left, lambda *_: Response(status_code=499))  # nobody is there to read it
+    return app
+
+
+def build_app(desk: Desk) -> Any:
+    """The page and its routes as an ASGI application."""
     os.environ["GRADIO_RUN_HISTORY"] = "False"  # or the browser would record what was done
     os.environ["GRADIO_TEMP_DIR"] = str(desk.folder / "gradio")  # or it would make one that all users share
     import gradio as gr  # reads them on import
@@ -123,7 +130,7 @@ def build_app(desk: Desk) -> Any:
         block_info_text_color="*neutral_600",
     )
     return gr.mount_gradio_app(
-        app,
+        build_routes(desk),
         build_page(desk.limits),
         path="/",
         footer_links=[],
@@ -160,6 +167,11 @@ def refuse_parameter(_: Request, error: RequestValidationError) -> Response:
     """A parameter that cannot be read, as one line of text."""
     first = error.errors()[0]
     return PlainTextResponse(f"{first['loc'][-1]}: {first['msg']}, got {first.get('input')!r}\n", 400)
+
+
+def break_down(_: Request, error: Exception) -> Response:
+    """An error of ours as one line of text; the log gets the rest."""
+    return PlainTextResponse(f"{said(error)}\n", 500)
 
 
 class Routes:
@@ -246,14 +258,15 @@ class Routes:
         too_large = TooLargeError(f"file: expected at most {limits.file_bytes:,} bytes, got more; make it smaller")
         if int(request.headers.get("content-length", 0)) > limits.file_bytes:
             raise too_large
-        token = self.desk.accept(name)
+        token = await asyncio.to_thread(self.desk.accept, name)  # a slow disk keeps no other visitor waiting
         try:
             async with asyncio.timeout(limits.seconds):
                 with self.desk.find(token).source.open("wb") as file:
                     async for chunk in request.stream():
+                        self.desk.find(token)  # in use, however long it takes
                         size += len(chunk)
                         if size <= limits.file_bytes:
-                            file.write(chunk)
+                            await asyncio.to_thread(file.write, chunk)
                         elif size > 2 * limits.file_bytes:
                             break
             if size > limits.file_bytes:  # read to its end if that is near: who is still sending loses the answer
