@@ -329,11 +329,18 @@ def bounds(share: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def heat_picture(restorer: Restorer, pixels: np.ndarray) -> np.ndarray:
+def heat_picture(
+    restorer: Restorer,
+    pixels: np.ndarray,
+    *,
+    sigma: float | None = None,
+    quality: int | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
     """The heat map as a picture of the same size, dark local, bright non-local. H W C -> uint8 H W 3."""
     from matplotlib import colormaps
 
-    share = trade_off(restorer, pixels).share
+    share = trade_off(restorer, pixels, sigma=sigma, quality=quality, progress=progress).share
     low, high = bounds(share)
     return colormaps[HEAT]((share - low) / max(high - low, 1e-6), bytes=True)[..., :3]
 
