@@ -31,9 +31,9 @@ lock:
 	uvx --from uv==0.13.9 uv pip compile --no-deps --generate-hashes --universal --no-annotate --no-header \
 		--no-emit-package torch --output-file locked.txt constraints.txt
 
-# Are there known vulnerabilities in what is locked? Asks PyPI.
+# Are there known vulnerabilities in what is pinned, torch too? Asks PyPI; what it does not answer for is an error.
 audit:
-	uvx pip-audit==2.10.1 --requirement locked.txt --require-hashes --disable-pip
+	uvx pip-audit==2.10.1 --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean:
 	rm -rf $(VENV) demo build dist

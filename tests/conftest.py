@@ -1,7 +1,8 @@
 """Fixtures: small weights, small pictures, small runs, the data folder where there is one."""
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,22 @@ from torch import Tensor
 from synergic import Restorer
 from synergic.card import Card, Task
 from synergic.images import Picture, write_picture
+from synergic.interruptions import SIGNALS
 from synergic.network import SATNet, SATNetConfig
 from synergic.weights import save_weights
 
 torch.set_num_threads(1)  # the tensors of the tests are small
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """The command takes signals to the end of its process, which here goes on."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -23,14 +23,14 @@ MODES = {
 
 
 def samples(mode: str, width: int, height: int, seed: int = 0) -> np.ndarray:
-    """H W C of a mode without palette: waves, over the whole range of integers and -1 to 2 for float."""
+    """H W C of a mode without palette: waves, over the whole range of integers and -0.2 to 2 for float."""
     bands = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}[mode.rstrip("1632")]
     draw = np.random.default_rng(seed)
     y, x = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)
     angles = [draw.uniform(0, 6) + draw.uniform(-5, 5) * x + draw.uniform(-5, 5) * y for _ in range(bands)]
     waves = np.sin(np.stack(angles, 2)) / 2 + 0.5
     if mode.endswith("32"):
-        return (waves * 3 - 1).astype(np.float32)
+        return (waves * 2.2 - 0.2).astype(np.float32)
     return np.rint(waves * 65535).astype(np.uint16) if mode.endswith("16") else np.rint(waves * 255).astype(np.uint8)
 
 

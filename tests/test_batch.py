@@ -1,13 +1,16 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_IMODE
 from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import save
-from synergic.batch import Job, Options, Work, plan_jobs, restore_files
+from synergic.batch import Job, Options, Work, passed_over, plan_jobs, restore_files
 from synergic.errors import SynergicError
 from synergic.images import Picture, read_picture, read_pixels, write_picture
 
@@ -61,11 +64,41 @@ def test_resume_skips_what_is_there(folder: Path, make_weights: MakeWeights) -> 
     assert statuses == ["skipped", "restored", "failed", "restored"]
 
 
+def test_resume_takes_an_empty_output_for_none(folder: Path, make_weights: MakeWeights) -> None:
+    (jobs, out) = (plan_jobs([folder / "a.png"], folder.parent / "out"), folder.parent / "out")
+    out.mkdir()
+    (out / "a.png").touch()
+    assert next(restore_files(jobs, options(make_weights())))["status"] == "failed", "unless asked it is left alone"
+    assert next(restore_files(jobs, options(make_weights()), resume=True))["status"] == "restored"
+    assert read_pixels(out / "a.png").shape == (20, 24, 3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights")
+def test_a_private_photograph_stays_private(folder: Path, make_weights: MakeWeights) -> None:
+    (folder / "a.png").chmod(0o600)
+    list(restore_files(plan_jobs([folder / "a.png", folder / "b.jpg"], folder.parent / "out"), options(make_weights())))
+    modes = {path.name: S_IMODE(path.stat().st_mode) for path in (folder.parent / "out").iterdir()}
+    assert modes["a.png"] == 0o600
+    assert modes["b.jpg"] == S_IMODE((folder / "b.jpg").stat().st_mode), "as readable as before"
+
+
 def test_outputs_by_name(folder: Path) -> None:
     out = folder.parent / "out"
     assert plan_jobs([folder / "a.png"], out / "x.tif") == [Job(folder / "a.png", out / "x.tif")]
     assert plan_jobs([folder / "a.png"], out) == [Job(folder / "a.png", out / "a.png")]
     assert [job.target for job in plan_jobs([folder / "deep", folder / "b.jpg"], out)] == [out / "a.png", out / "b.jpg"]
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JFIF"])
+def test_other_names_of_jpeg_are_kept(tmp_path: Path, make_weights: MakeWeights, suffix: str) -> None:
+    source = tmp_path / "in" / f"a{suffix}"
+    source.parent.mkdir()
+    Image.new("RGB", (16, 8), "red").save(source, "JPEG", quality=97)
+    (result,) = restore_files(plan_jobs([source.parent], tmp_path / "out"), options(make_weights()))
+    assert (result["status"], result["output"]) == ("restored", str(tmp_path / "out" / f"a{suffix}"))
+    with Image.open(result["output"]) as image:
+        assert (image.format, image.size) == ("JPEG", (16, 8))
+    assert read_picture(Path(result["output"])).jpeg_quality == 97
 
 
 def test_two_inputs_of_one_name_are_refused_before_anything_is_written(folder: Path) -> None:
@@ -95,6 +128,20 @@ def test_an_empty_folder_and_a_missing_one(tmp_path: Path) -> None:
         plan_jobs([tmp_path], tmp_path / "out")
     with pytest.raises(SynergicError, match="nothing is there"):
         plan_jobs([tmp_path / "missing"], tmp_path / "out")
+
+
+def test_what_is_passed_over_is_counted(folder: Path) -> None:
+    save(folder / "out" / "a.png", np.zeros((4, 4, 1), np.uint8))
+    for name in (".hidden.txt", ".git/config", "out/notes.txt", "deep/b.raw", "deep/c.PNG.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("no picture")
+    (folder / "gone.png").symlink_to(folder / "nowhere")
+    (folder / "other").symlink_to(folder / "deep")
+    found = passed_over([folder, folder / "a.png"], folder / "out")
+    assert (found.others, found.links, found.refused()) == (3, 2, [])
+    assert found.told() == "3 files of other kinds and 2 links to folders or to nothing passed over"
+    assert passed_over([folder / "a.png"], folder / "out").told() == ""
+    assert passed_over([folder / "deep"], folder / "out").told() == "2 files of other kinds passed over"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import save
 from synergic import cli
@@ -86,11 +87,30 @@ def test_a_broken_file_is_one_line_and_exit_code_1(
     assert call(capsys, monkeypatch, *arguments, "--resume")[0] == 1
 
 
+def test_what_cannot_come_along_is_one_line_and_exit_code_0(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_weights: MakeWeights
+) -> None:
+    source = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(source, comment=b"hello", xmp=b'<x GCamera:MotionPhoto="1"/>')
+    line = f"{source}: left out: what stands behind the picture (a film or a gain map), comments"
+    asked = ("restore", source, "--weights", make_weights(), "-o")
+    assert call(capsys, monkeypatch, *asked, tmp_path / "b.png") == (0, "", f"synergic: {line}\n")
+    code, out, err = call(capsys, monkeypatch, *asked, tmp_path / "c.png", "--json")
+    assert (code, json.loads(out)["warnings"], err) == (0, [line], "")
+    save(tmp_path / "d.png", np.zeros((8, 8, 1), np.uint8))
+    code, out, _ = call(
+        capsys, monkeypatch, "restore", tmp_path / "d.png", "-o", tmp_path / "e.png", "--json", *asked[2:4]
+    )
+    assert code == 0 and "warnings" not in json.loads(out)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["restore", "x.png"], "Missing option '-o'"),
         (["restore", "missing.png", "-o", "out"], "missing.png: expected a picture or a folder, but nothing is there"),
+        (["restore", "", "-o", "out"], "'': expected a path or a URL, got an empty name; the current folder is ."),
+        (["restore", "x.png", "-o", ""], "'': expected a path or a URL, got an empty name"),
         (["restore", "x.png", "-o", "out", "--shard", "3/2"], "--shard: expected I/N with I from 1 to N, got"),
         (["restore", "x", "-o", "o", "--resume", "--overwrite"], "--overwrite and --resume: expected one of them"),
         (["restore", "x", "-o", "o", "--task", "cook"], "'cook' is not one of"),
@@ -150,6 +170,24 @@ def test_evaluate_writes_the_contract(
     assert len(other["images"]) == 1
     assert other["images"][0]["degraded_psnr"] != result["images"][0]["degraded_psnr"]
     assert other["protocol"]["strength"] == "unknown to the network"
+
+
+def test_a_report_replaces_nothing_but_a_report(
+    tmp_path: Path, make_weights: MakeWeights, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = save(tmp_path / "clean" / "a.png", np.zeros((32, 32, 1), np.uint8))
+    photograph = save(tmp_path / "keep.png", np.zeros((8, 8, 1), np.uint8))
+    notes = tmp_path / "notes.json"
+    notes.write_text('{"mine": 1}')
+    before = [path.read_bytes() for path in (picture, photograph, notes)]
+    options = ("evaluate", "--weights", make_weights(), "--data", tmp_path / "clean", "--sigma", 25, "--json")
+    for path in (picture, photograph, notes):
+        code, out, err = call(capsys, monkeypatch, *options, path)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "apart from the inputs" in call(capsys, monkeypatch, *options, picture, "--overwrite")[2]
+    assert [path.read_bytes() for path in (picture, photograph, notes)] == before
+    assert call(capsys, monkeypatch, *options, notes, "--overwrite")[0] == 0
+    assert call(capsys, monkeypatch, *options, notes)[0] == 0, "a report replaces a report"
 
 
 def test_weights_lists_every_published_file(

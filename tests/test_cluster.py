@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 from conftest import save
 from synergic import cli
 from synergic.batch import Options, plan_jobs, restore_files
-from synergic.cluster import check_address, is_loopback
+from synergic.cluster import check_address, check_that_it_answers, is_loopback
 from synergic.errors import SynergicError
 
 FILES = 12
@@ -128,6 +129,16 @@ def test_other_machines_need_a_token(address: str, monkeypatch: pytest.MonkeyPat
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(SynergicError, match="--cluster: expected HOST:PORT, auto, or nothing"):
         check_address(address)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_an_address_where_nobody_listens_is_told_at_once(host: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address, begun = f"{host}:{free.getsockname()[1]}", time.monotonic()
+        with pytest.raises(SynergicError, match="expected a Ray cluster that answers, got none .*; check the address"):
+            check_that_it_answers(address)
+    assert time.monotonic() - begun < 2
 
 
 def test_without_ray_it_says_what_to_install(

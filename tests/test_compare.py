@@ -149,7 +149,13 @@ def test_the_command(
     assert [of["method"] for of in report["methods"]] == ["degraded", "nothing", "shrink", "SAT-Net (denoise-1-True)"]
     height, width = read_pixels(output / "sheet.png").shape[:2]
     assert 0.2 < height / width < 0.3, "one place in a row: the picture has room for no more"
-    assert call(capsys, monkeypatch, *command, "--sigma", 25)[0] == 2, "nothing is overwritten"
+    for name in ("sheet.png", "report.json", "table.md"):
+        for path in output.iterdir():
+            path.unlink()
+        (output / name).write_text("somebody's")
+        code, _, err = call(capsys, monkeypatch, *command, "--sigma", 25)
+        assert (code, err) == (2, f"synergic: {output / name}: exists; pass --overwrite to replace it\n")
+        assert [path.read_text() for path in output.iterdir()] == ["somebody's"]
     code, other, _ = call(capsys, monkeypatch, *command, "--sigma", 25, "--seed", 1, "--overwrite")
     assert code == 0
     assert other != out

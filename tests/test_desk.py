@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,13 @@ from PIL import ImageCms
 import synergic.desk as module
 from conftest import save
 from synergic.batch import Job, Options, restore_file
-from synergic.desk import Desk, FullError, GoneError, Limits, Run, StoppedError
+from synergic.desk import Desk, Drawing, FullError, GoneError, Limits, Pace, Run, StoppedError
 from synergic.errors import SynergicError
+from synergic.explain import heat_picture
 from synergic.images import Picture, read_picture, read_pixels, write_picture
 from synergic.restore import Restorer
+from synergic.tags import CENTIMETRE, Resolution
+from synergic.tiling import Progress
 
 MakeWeights = Callable[..., Path]
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -54,7 +59,8 @@ def picture(random: np.random.Generator, dtype: type, channels: int, alpha: bool
     top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
     pixels: np.ndarray = (random.random((140, 190, channels)) * top).astype(dtype)
     profile = {"icc-profile-data": PROFILE} if channels == 3 else {}
-    return Picture(pixels, pixels[:, ::-1, 0] if alpha else None, {"xres": 5.0, "yres": 5.0, **profile}, None)
+    metadata = {"resolution": Resolution(Fraction(50), Fraction(50), CENTIMETRE), **profile}
+    return Picture(pixels, pixels[:, ::-1, 0] if alpha else None, metadata, None)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,9 @@ def test_visitors_are_kept_apart(desk: Desk, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["notes.txt", "picture", ".png", "a.png/../../b", "photo.heic"])
 def test_a_name_gives_its_suffix_and_nothing_else(desk: Desk, name: str) -> None:
-    with pytest.raises(SynergicError, match=r"expected a name ending in one of .jpeg .jpg .png .tif .tiff .webp, got"):
+    with pytest.raises(
+        SynergicError, match=r"expected a name ending in one of .jfif .jpe .jpeg .jpg .png .tif .tiff .webp, got"
+    ):
         desk.accept(name)
     folder = desk.find(desk.accept("../../../etc/<evil>.PNG")).folder
     assert folder.parent == desk.folder
@@ -176,7 +184,8 @@ def test_the_line_is_limited_tells_its_length_and_can_be_left(
     monkeypatch.setattr(Restorer, "__call__", waits)
     runs = [desk.start(token, desk.options()) for token in (first, second, third)]
     assert begun.wait(10)
-    assert desk.state(first) == {"state": "running", "done": 0, "total": 0, "seconds_left": None}
+    unknown = {"seconds_left": None, "share": None}
+    assert desk.state(first) == {"state": "running", "done": 0, "total": 0, **unknown}
     assert desk.state(third) == {"state": "waiting", "ahead": 2}
     assert desk.state(fourth) == {"state": "new"}
     with pytest.raises(FullError, match="line: expected at most 3 pictures, got one more; try again later"):
@@ -216,11 +225,50 @@ def test_time_is_limited_and_what_is_left_is_told(desk: Desk, tmp_path: Path) ->
     run = Run(seconds=10, started=time.monotonic() - 6)
     run.tick(3, 4)
     assert run.state()["seconds_left"] == pytest.approx(2, abs=0.1)
+    assert run.state()["share"] == pytest.approx(0.75, abs=0.02)
     desk.limits = Limits(seconds=0)
     token = hand_in(desk, save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8)))
     with pytest.raises(SynergicError, match="time: expected at most 0 seconds, got more; hand in a smaller picture"):
         restored(desk, token)
     assert desk.state(token)["state"] == "failed"
+
+
+def test_what_is_left_is_expected_by_the_last_runs() -> None:
+    """2 seconds for a megapixel, and 5 for two: 7 / 3 seconds for each."""
+    pace = Pace()
+
+    def run(pixels: int, seconds: float) -> dict[str, Any]:
+        run = Run(seconds=100, started=time.monotonic())
+        with pace.kept(run, "restoring", pixels):
+            assert run.started is not None
+            run.started -= seconds
+            return run.state()
+
+    assert run(1_000_000, 2)["seconds_left"] is None
+    assert run(2_000_000, 5)["seconds_left"] == 0  # 4 were expected
+    state = run(6_000_000, 7)
+    assert (state["seconds_left"], state["share"]) == (pytest.approx(7, abs=0.1), pytest.approx(0.5, abs=0.01))
+    tiny = run(64, 0.0)["seconds_left"]
+    assert tiny == pytest.approx(0.1 * 14 / 9, abs=0.1), "14 seconds for 9 megapixels, a tenth at the least"
+
+
+def test_every_picture_after_the_first_is_expected(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states, call = [], Restorer.__call__
+    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((40, 40, 1), np.uint8)))
+
+    def told(*arguments: object, **named: object) -> np.ndarray:
+        states.append(desk.state(token))
+        return call(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Restorer, "__call__", told)
+    for _ in range(2):
+        restored(desk, token)
+    assert [state["seconds_left"] is None for state in states] == [True, False]
+    for _ in range(2):
+        restored(desk, token)
+        run = desk.draw(token, "Where it borrowed")
+        run.future.result()
+    assert run.expected is not None
 
 
 def test_an_error_of_ours_is_told_without_its_text(
@@ -264,6 +312,73 @@ def test_idle_pictures_are_swept_and_used_ones_stay(desk: Desk, tmp_path: Path) 
     assert list(desk.held) == [used]
 
 
+def test_a_drawing_is_in_use_ends_early_and_can_be_asked_for_again(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tiles: the first drawing stands still, the second is stopped between them, the third comes out."""
+    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((128, 200, 1), np.uint8)))
+    restored(desk, token)
+    begun, go_on = Event(), Event()
+
+    def slow(restorer: Restorer, pixels: np.ndarray, progress: Progress, **told: object) -> np.ndarray:
+        begun.set()
+        assert go_on.wait(10)
+        return heat_picture(restorer, pixels, progress=progress)
+
+    monkeypatch.setitem(module.DRAWINGS, "Slow", Drawing(slow, "-"))
+    run = desk.draw(token, "Slow")
+    assert desk.draw(token, "Slow") is run
+    assert begun.wait(10)
+    assert desk.state(token)["drawings"]["Slow"]["state"] == "running"
+    desk.held[token].last_use -= 2 * desk.limits.idle_seconds
+    desk.sweep()
+    assert list(desk.held) == [token]
+    run.stop()
+    again = desk.draw(token, "Slow")
+    assert desk.state(token)["drawings"] == {"Slow": {"state": "waiting", "ahead": 1}}
+    go_on.set()
+    again.future.result(10)
+    assert isinstance(run.future.exception(), StoppedError)
+    assert (run.done, run.total) == (1, 2)
+    assert desk.state(token)["drawings"] == {"Slow": {"state": "drawn"}}
+    assert desk.draw(token, "Slow") is again
+    begun.clear()
+    go_on.clear()
+    monkeypatch.setitem(module.DRAWINGS, "Slower", Drawing(slow, "-"))
+    last = desk.draw(token, "Slower")
+    assert begun.wait(10)
+    desk.forget(token)
+    go_on.set()
+    assert isinstance(last.future.exception(10), StoppedError)
+
+
+def test_time_is_limited_for_drawings_too(desk: Desk, tmp_path: Path) -> None:
+    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((128, 200, 1), np.uint8)))
+    restored(desk, token)
+    desk.limits = Limits(seconds=0)
+    run = desk.draw(token, "Where it borrowed")
+    with pytest.raises(SynergicError, match="time: expected at most 0 seconds, got more"):
+        run.future.result(10)
+    assert (run.done, run.total) == (1, 2)
+
+
+def test_a_drawing_shows_the_run_as_it_was_told(
+    desk: Desk, tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def flat(_: Restorer, pixels: np.ndarray, **named: object) -> np.ndarray:
+        told.append((named["sigma"], named["quality"]))
+        return np.zeros((*pixels.shape[:2], 3), np.uint8)
+
+    monkeypatch.setitem(module.DRAWINGS, "Flat", Drawing(flat, "-"))
+    token = hand_in(desk, save(tmp_path / "a.png", random.integers(0, 256, (40, 40, 1), np.uint8)))
+    for sigma in (None, 30.0):
+        restored(desk, token, **({} if sigma is None else {"sigma": sigma}))
+        desk.draw(token, "Flat").future.result()
+    assert told == [(None, None), (30.0, None)]
+
+
 def test_closing_leaves_nothing(desk: Desk, tmp_path: Path, random: np.random.Generator) -> None:
     source = save(tmp_path / "a.png", random.integers(0, 256, (400, 400, 1), np.uint8))
     for token in [hand_in(desk, source) for _ in range(3)]:
@@ -273,11 +388,11 @@ def test_closing_leaves_nothing(desk: Desk, tmp_path: Path, random: np.random.Ge
 
 
 def test_a_view_can_be_drawn_on_demand(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def negative(restorer: Restorer, pixels: np.ndarray) -> np.ndarray:
+    def negative(restorer: Restorer, pixels: np.ndarray, **_: object) -> np.ndarray:
         assert restorer.card.task == "denoise"
         return np.broadcast_to(255 - pixels, (*pixels.shape[:2], 3))
 
-    monkeypatch.setitem(module.DRAWINGS, "Negative", negative)
+    monkeypatch.setitem(module.DRAWINGS, "Negative", Drawing(negative, "-"))
     token = hand_in(desk, save(tmp_path / "a.png", np.full((8, 8, 1), 55, np.uint8)))
     with pytest.raises(GoneError, match="restore the picture first"):
         desk.draw(token, "Negative")

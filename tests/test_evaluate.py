@@ -76,6 +76,48 @@ def test_two_pictures_of_one_name_are_not_confused(
         evaluate(restorer_of(make_weights()), Protocol(tmp_path / "clean", pairs=tmp_path / "degraded"))
 
 
+@pytest.mark.parametrize("save_at", ["clean", "degraded", ".", "clean/restored", "link"])
+def test_a_folder_that_holds_originals_is_refused(
+    tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights, save_at: str
+) -> None:
+    save(tmp_path / "degraded" / "x.png", clean)
+    (tmp_path / "link").symlink_to(tmp_path / "degraded")
+    before = (tmp_path / "clean" / "x.png").read_bytes()
+    protocol = Protocol(tmp_path / "clean", pairs=tmp_path / "degraded")
+    with pytest.raises(SynergicError, match="expected a folder apart from .*, got one that shares pictures with it"):
+        evaluate(restorer_of(make_weights()), protocol, tmp_path / save_at, overwrite=True)
+    assert (tmp_path / "clean" / "x.png").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["denoise-1-True.safetensors", "x.png", "x.png"]
+
+
+def test_only_what_an_earlier_run_saved_is_replaced(
+    tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights
+) -> None:
+    restorer, protocol, saved = restorer_of(make_weights()), Protocol(tmp_path / "clean", sigma=15), tmp_path / "saved"
+    kept = save(saved / "x.png", clean).read_bytes()
+    with pytest.raises(SynergicError, match=r"saved/x\.png: exists; pass --overwrite to replace it"):
+        evaluate(restorer, protocol, saved)
+    assert [path.read_bytes() for path in saved.iterdir()] == [kept]
+    evaluate(restorer, protocol, saved, overwrite=True)
+    first = (saved / "x.png").read_bytes()
+    evaluate(restorer, Protocol(tmp_path / "clean", sigma=25), saved)
+    assert kept != first != (saved / "x.png").read_bytes()
+    save(tmp_path / "clean" / "y.png", clean)
+    save(saved / "y.png", clean)
+    with pytest.raises(SynergicError, match=r"saved/y\.png: exists"):
+        evaluate(restorer, protocol, saved)
+    (saved / "y.png").unlink()
+    (saved / "index.html").write_text("a page of somebody's")
+    with pytest.raises(SynergicError, match=r"saved/x\.png: exists"):
+        evaluate(restorer, protocol, saved)
+    (saved / "x.png").unlink()
+    with pytest.raises(SynergicError, match=r"saved/index\.html: exists"):
+        evaluate(restorer, protocol, saved)
+    (saved / "x.png").hardlink_to(tmp_path / "clean" / "x.png")
+    with pytest.raises(SynergicError, match="expected an output apart from the inputs, got one of them"):
+        evaluate(restorer, protocol, saved, overwrite=True)
+
+
 def test_colour_pictures_for_gray_networks(tmp_path: Path, make_weights: MakeWeights) -> None:
     colour = np.full((32, 32, 3), (200, 100, 50), np.uint8)
     save(tmp_path / "clean" / "x.png", colour)

@@ -20,8 +20,8 @@ from conftest import save, tiny_card, tiny_network
 from synergic import Restorer, SynergicError
 from synergic.attention import patch_attention
 from synergic.cli import command
-from synergic.engine import FORMAT, OnnxRestorer
-from synergic.export import SIZES, attention_in_onnx, export, quiet
+from synergic.engine import FORMAT, OnnxModel, OnnxRestorer
+from synergic.export import FIXED, SIZES, attention_in_onnx, export, quiet
 from synergic.images import read_pixels
 from synergic.weights import save_weights
 
@@ -39,11 +39,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict
 
 @pytest.fixture(scope="module")
 def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Gray weights and their blind package for darktable."""
+    """Colour weights and their blind package for darktable."""
     folder = tmp_path_factory.mktemp("package")
-    weights, package = folder / "gray.safetensors", folder / "gray.dtmodel"
-    save_weights(weights, tiny_network(1, window=32), tiny_card("gray"))
-    export(weights, package, darktable=True, blind=True)
+    weights, package = folder / "tiny.safetensors", folder / "tiny.dtmodel"
+    save_weights(weights, tiny_network(3, window=32), tiny_card("tiny"))
+    errors = export(weights, package, darktable=True, blind=True)
+    assert list(errors) == [*SIZES, FIXED]
     return weights, package
 
 
@@ -123,15 +124,13 @@ def test_the_onnx_engine_restores_as_the_network_does(
     assert np.abs(wanted - image).max() > 1e-3
 
 
-def test_a_gray_blind_model_restores_channel_by_channel(
-    packaged: tuple[Path, Path], tmp_path: Path, random: np.random.Generator
-) -> None:
-    weights, package = packaged
-    with zipfile.ZipFile(package) as archive:
-        archive.extractall(tmp_path)
+def test_a_gray_blind_model_restores_channel_by_channel(tmp_path: Path, random: np.random.Generator) -> None:
+    weights, model = tmp_path / "gray.safetensors", tmp_path / "gray.onnx"
+    save_weights(weights, tiny_network(1, window=32), tiny_card("gray"))
+    export(weights, model, blind=True)
     image = random.random((90, 101, 3), np.float32)
     wanted = Restorer.from_pretrained(weights, device="cpu", precision="float32")(image)
-    restorer = OnnxRestorer.from_file(tmp_path / "synergic-gray" / "model.onnx", ensemble=False)
+    restorer = OnnxRestorer.from_file(model, ensemble=False)
     np.testing.assert_allclose(restorer(image), wanted, atol=1e-5)
     with pytest.raises(SynergicError, match="sigma: gray .denoise. works without"):
         restorer(image, sigma=25)
@@ -140,10 +139,11 @@ def test_a_gray_blind_model_restores_channel_by_channel(
 def test_a_package_is_what_darktable_reads(packaged: tuple[Path, Path]) -> None:
     """A zip whose one folder is named as the id; free axes named height and width; planes of sRGB in 0..1."""
     with zipfile.ZipFile(packaged[1]) as archive:
-        assert archive.namelist() == ["synergic-gray/config.json", "synergic-gray/model.onnx"]
-        config = json.loads(archive.read("synergic-gray/config.json"))
-        session = onnxruntime.InferenceSession(archive.read("synergic-gray/model.onnx"))
-    wanted = {"id": "synergic-gray", "task": "denoise", "backend": "onnx", "num_inputs": 1}
+        assert archive.namelist() == ["synergic-tiny/config.json", "synergic-tiny/model.onnx"]
+        config = json.loads(archive.read("synergic-tiny/config.json"))
+        model = archive.read("synergic-tiny/model.onnx")
+    session = onnxruntime.InferenceSession(model)
+    wanted = {"id": "synergic-tiny", "task": "denoise", "backend": "onnx", "num_inputs": 1}
     assert {key: config[key] for key in wanted} == wanted
     assert config["name"]
     assert config["description"]
@@ -151,6 +151,15 @@ def test_a_package_is_what_darktable_reads(packaged: tuple[Path, Path]) -> None:
     assert described == [("input", "tensor(float)", ["height", "width"])]
     tile = np.random.default_rng(0).random((1, 3, 64, 80), np.float32)
     assert session.run(["output"], {"input": tile})[0].shape == (1, 3, 64, 80)
+
+
+def test_a_package_opens_at_a_fixed_size(packaged: tuple[Path, Path]) -> None:
+    """darktable tells ONNX Runtime the size of its tiles, which then infers every shape in the graph."""
+    with zipfile.ZipFile(packaged[1]) as archive:
+        model = archive.read("synergic-tiny/model.onnx")
+    tile = np.random.default_rng(0).random((1, 3, 256, 256), np.float32)
+    free, fixed = (OnnxModel.from_bytes(model, "model", side=side)(tile, 0.0) for side in (None, 256))
+    np.testing.assert_allclose(fixed, free, atol=1e-6)
 
 
 def test_a_model_told_sigma_goes_beside_its_config(
@@ -186,8 +195,17 @@ def test_a_model_that_differs_is_not_written(
     ("weights", "options", "message"),
     [
         ({}, {}, "model.pth: expected a name that ends in .onnx"),
-        ({"window": None}, {"darktable": True}, "expected attention in windows, got it over the whole picture"),
-        ({"window": 8, "task": "jpeg"}, {"darktable": True}, "expected weights that take sigma, got quality"),
+        ({"colors": 1, "window": 8}, {"darktable": True}, "expected colour weights, got gray ones"),
+        (
+            {"colors": 3, "window": None},
+            {"darktable": True},
+            "expected attention in windows, got it over the whole picture",
+        ),
+        (
+            {"colors": 3, "window": 8, "task": "jpeg"},
+            {"darktable": True},
+            "expected weights that take sigma, got quality",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused(

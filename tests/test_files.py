@@ -1,6 +1,7 @@
 """Files appear whole or not at all, and what killed runs leave is known and deleted."""
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from synergic.errors import SynergicError
-from synergic.files import remove_unfinished, whole_file
+from synergic.files import remove_unfinished, rights, whole_file
 
 
 def write(path: Path, text: str, overwrite: bool = False) -> None:
@@ -36,12 +37,17 @@ def test_nothing_is_seen_under_the_name_before_the_end(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("hard_links", [True, False])
-def test_a_file_that_appears_meanwhile_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hard_links: bool
-) -> None:
-    if not hard_links:
+@pytest.fixture(params=["hard links", "no hard links", "no rename that replaces nothing either"])
+def able(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the file system is able to do."""
+    if request.param != "hard links":
         monkeypatch.setattr(os, "link", refuse_links)
+    if request.param.endswith("either"):
+        monkeypatch.setattr("synergic.files._renamed", lambda *_: False)
+    return str(request.param)
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, able: str) -> None:
     path = tmp_path / "a.txt"
     with pytest.raises(SynergicError, match="exists"), whole_file(path) as unfinished:
         unfinished.write_text("ours")
@@ -54,11 +60,24 @@ def refuse_links(source: object, target: object) -> None:
     raise PermissionError(1, "Operation not permitted")
 
 
-def test_a_folder_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "link", refuse_links)
+def test_a_file_takes_its_name(tmp_path: Path, able: str) -> None:
     write(tmp_path / "a.txt", "whole")
     assert (tmp_path / "a.txt").read_text() == "whole"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_hidden_file_that_vanishes_leaves_no_empty_one(tmp_path: Path, able: str) -> None:
+    with pytest.raises(SynergicError, match="No such file"), whole_file(tmp_path / "a.txt") as unfinished:
+        unfinished.unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2")
+def test_without_hard_links_no_empty_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", refuse_links)
+    monkeypatch.setattr(Path, "replace", lambda *_: pytest.fail("the name was claimed first"))
+    write(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), ValueError("broken")])
@@ -117,6 +136,32 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("fcntl.flock", refuse)
     write(tmp_path / "a.txt", "whole")
-    (tmp_path / ".synergic-1.png").write_text("whose?")
+    hidden = tmp_path / f".synergic-{'0' * 16}.png"
+    hidden.write_text("whose?")
     remove_unfinished(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".synergic-1.png", "a.txt"]
+    assert sorted(tmp_path.iterdir()) == [hidden, tmp_path / "a.txt"]
+
+
+def test_files_of_similar_names_are_kept(tmp_path: Path) -> None:
+    names = [".synergic-notes.txt", f".synergic-{'0' * 15}.png", f".synergic-{'0' * 16}.tar.gz", ".synergic-"]
+    for name in [*names, f".synergic-{'0' * 16}.png", f".synergic-{'0' * 16}"]:
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights")
+@pytest.mark.parametrize(
+    ("mode", "umask", "written"),
+    [(0o600, 0o022, 0o600), (0o644, 0o077, 0o600), (0o666, 0o022, 0o644), (0o400, 0, 0o600), (0o777, 0, 0o666)],
+)
+def test_rights_are_those_given_and_the_umask(tmp_path: Path, mode: int, umask: int, written: int) -> None:
+    before = os.umask(umask)
+    try:
+        with rights(mode), whole_file(tmp_path / "a.txt") as unfinished:
+            assert stat.S_IMODE(unfinished.stat().st_mode) == written, "before there is anything in it"
+        write(tmp_path / "b.txt", "")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.txt", "b.txt")]
+    assert modes == [written, 0o666 & ~umask]

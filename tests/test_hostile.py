@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -93,8 +94,19 @@ def bombs() -> dict[str, bytes]:
         "interlaced.png": png_header(25_000, 20_000, interlaced=True) + chunk(b"IDAT", dark) + END,
         "progressive.jpg": jpeg_that_says(25_000, 20_000),
         "strip.tif": tiff_pages(25_000, 20_000, pages=1),
-        "chunks.png": png(samples("RGB", 1, 1), chunk(b"teSt", b"") * 300_000),
+        "chunks.png": png(samples("RGB", 1, 1), chunk(b"teSt", b"") * 1_700_000),
+        "comments.jpg": jpeg_with(b"\xff\xfe\0\2" * 5_000_000),
+        "empty.jpg": jpeg_with(b"\xff\0" * 10_000_000),
+        "junk.jpg": jpeg_with(bytes(20_000_000)),
+        "filled.jpg": jpeg_with(b"\xff" * 20_000_000),
     }
+
+
+def jpeg_with(junk: bytes) -> bytes:
+    """A JPEG of 8 x 8 pixels with something before its tables."""
+    file = BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    return file.getvalue()[:2] + junk + file.getvalue()[2:]
 
 
 def jpeg_that_says(width: int, height: int) -> bytes:
@@ -145,7 +157,21 @@ def test_bombs_cost_under_a_second_and_200_mb(tmp_path: Path) -> None:
     assert "expected a whole PNG, JPEG, TIFF or WebP file" in told["frames.gif"]
     for name in ("interlaced.png", "progressive.jpg", "strip.tif"):  # libvips alone would take 1.5 GB for each
         assert "expected the contents of 25000 x 20000 pixels, got" in told[name]
-    assert told["profile.png"] == told["texts.png"] == told["chunks.png"] == "(1, 1, 3)", "without what does not fit"
+    assert told["profile.png"] == told["texts.png"] == "(1, 1, 3)", "without the profile; texts stay packed"
+    for name in ("chunks.png", "comments.jpg", "empty.jpg"):
+        assert "expected at most 10,000" in told[name]
+    assert told["junk.jpg"] == told["filled.jpg"] == "(8, 8, 3)"
+
+
+@pytest.mark.parametrize("head", [b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBP"])
+def test_a_huge_file_is_not_taken_into_memory(tmp_path: Path, head: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(head)
+    os.truncate(tmp_path / "a.jpg", 6 << 30)  # of holes
+    started = time.monotonic()
+    assert "a.jpg: expected at most 1,073,741,824 bytes of JPEG or WebP, got 6,442,450,944" in error_of(
+        tmp_path / "a.jpg"
+    )
+    assert time.monotonic() - started < 1
 
 
 def test_the_densest_pictures_are_no_bombs(tmp_path: Path) -> None:
@@ -185,8 +211,10 @@ def test_only_four_loaders_are_switched_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
 def test_a_file_that_shrinks_while_it_is_read_does_not_end_the_process(tmp_path: Path, suffix: str) -> None:
     path = save(tmp_path / f"a{suffix}", np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8))
-    code = "import os, sys, pathlib, pyvips\nfrom synergic.images import _open, _source\n"
-    code += "path = pathlib.Path(sys.argv[1])\nimage = _open(_source(path))\nos.truncate(path, 5000)\n"
+    code = "import os, sys, pathlib, pyvips\nfrom synergic.images import _in_memory, _open, _source\n"
+    code += (
+        "path = pathlib.Path(sys.argv[1])\nimage = _open(_source(path, _in_memory(path)))\nos.truncate(path, 5000)\n"
+    )
     code += "try: image.write_to_memory()\nexcept pyvips.Error: pass"
     assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == 0
 

@@ -19,8 +19,10 @@ import torch
 from safetensors.torch import save
 
 from conftest import tiny_card, tiny_network
+from synergic.card import MAX_BYTES
+from synergic.engine import OnnxRestorer
 from synergic.errors import SynergicError
-from synergic.weights import FORMAT, MAX_BYTES, load_weights
+from synergic.weights import FORMAT, load_weights, read_header
 
 WATCHERS: list[list[str]] = []
 """Each takes down the files that Python opens; a hook can be set, but not taken away."""
@@ -179,6 +181,17 @@ def test_what_is_no_file_or_too_large_is_refused(tmp_path: Path) -> None:
         file.truncate(MAX_BYTES + 1)  # holes, no disk
     with pytest.raises(SynergicError, match=r"of at most 1,073,741,824 bytes, got 1,073,741,825"):
         load_weights(large)
+    with pytest.raises(SynergicError, match=r"a model written by .* of at most 1,073,741,824 bytes, got"):
+        OnnxRestorer.from_file(large)
+    for path, said in (
+        (tmp_path / "missing", "No such file"),
+        (tmp_path, "no regular file"),
+        ("/dev/zero", "no regul"),
+    ):
+        with pytest.raises(SynergicError, match=f"{path}: expected a safetensors file, got {said}"):
+            read_header(Path(path))
+        with pytest.raises(SynergicError, match=f"{path}: expected a model written by `synergic export`, got {said}"):
+            OnnxRestorer.from_file(path)
     for path in (tmp_path, tmp_path / "missing", Path(os.devnull)):
         with pytest.raises(SynergicError, match="expected a weights file or a published name"):
             load_weights(path)

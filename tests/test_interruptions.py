@@ -5,16 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conftest import save
+from conftest import identity_restorer, save
 from interrupt import contents
-from synergic.batch import Options, plan_jobs, restore_files
+from synergic.batch import Job, Options, plan_jobs, restore_files
 from synergic.errors import SynergicError
+from synergic.interruptions import Interruptions
+from test_cli import Capture, call
 
 MakeWeights = Callable[..., Path]
 HERE = Path(__file__).parent
@@ -49,13 +53,16 @@ def test_killed_runs_lose_nothing() -> None:
 
 
 @posix
-def test_ctrl_c_ends_with_a_summary(folder: Path, make_weights: MakeWeights) -> None:
+@pytest.mark.parametrize("names", ["SIGINT", "SIGINT SIGINT SIGINT", "SIGTERM", "SIGHUP SIGINT"])
+def test_ctrl_c_and_its_like_end_with_a_summary(folder: Path, make_weights: MakeWeights, names: str) -> None:
     out = folder.parent / "out"
     command = ("restore", folder, "-o", out, "--weights", make_weights(), "--device", "cpu", "--json")
     with start(*command) as process:
         assert process.stdout is not None and process.stderr is not None
         results = [json.loads(process.stdout.readline())]
-        process.send_signal(signal.SIGINT)
+        for name in names.split():
+            process.send_signal(getattr(signal, name))
+            time.sleep(0.002)
         results += [json.loads(line) for line in process.stdout]
         summary, last = [line for line in process.stderr.read().splitlines() if line]  # one ends the terminal's ^C
     assert process.returncode == 130
@@ -66,6 +73,34 @@ def test_ctrl_c_ends_with_a_summary(folder: Path, make_weights: MakeWeights) -> 
     with start(*command, "--resume") as process:
         statuses = [json.loads(line)["status"] for line in process.communicate()[0].splitlines()]
     assert statuses == ["skipped"] * len(results) + ["restored"] * (9 - len(results))
+
+
+@posix
+def test_after_the_last_file_an_interruption_changes_nothing(folder: Path, make_weights: MakeWeights) -> None:
+    late = "import os, synergic.cli\nsynergic.cli.Bars.__exit__ = lambda *_: os.kill(os.getpid(), signal.SIGINT)"
+    command = ("restore", folder, "-o", folder.parent / "out", "--weights", make_weights(), "--device", "cpu")
+    with start(*command, before=late) as process:
+        assert process.communicate() == ("", "")
+    assert process.returncode == 0
+
+
+@posix
+def test_an_interruption_waits_until_it_is_let_in_and_comes_once() -> None:
+    interruptions = Interruptions()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interruptions.listen()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, "as under nohup"
+    interruptions.hold()
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interruptions.let_in():
+        pytest.fail("it waited for too long")
+    signal.raise_signal(signal.SIGINT)
+    other = Interruptions()
+    other.listen()
+    other.hold()
+    with pytest.raises(KeyboardInterrupt), other.let_in():
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it was not let in")
 
 
 @posix
@@ -160,6 +195,86 @@ def test_a_folder_without_rights(folder: Path, make_weights: MakeWeights) -> Non
     (folder.parent / "out").mkdir(mode=0o500)
     (result, *_) = restore_files(plan_jobs([folder], folder.parent / "out"), Options(weights=str(make_weights())))
     assert "cannot be written: Permission denied; check the path, its rights" in result["error"]
+
+
+@pytest.fixture
+def ordinary(random: np.random.Generator) -> Iterator[Path]:
+    """A folder with a picture, and a folder "locked" with another, that may not be entered: the superuser who runs the
+    tests is nobody meanwhile."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        superuser = os.geteuid() == 0
+        if superuser:
+            os.seteuid(65534)
+        for path in (Path(name, "in", "a.png"), Path(name, "in", "locked", "b.png")):
+            save(path, random.integers(0, 256, (20, 20, 3), np.uint8))
+        Path(name, "in", "locked").chmod(0)
+        yield Path(name)
+        Path(name, "in", "locked").chmod(0o700)
+        if superuser:
+            os.seteuid(0)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("source", "output"), [("in/locked/b.png", "out"), ("in/a.png", "in/locked/c.png"), ("in/a.png", "in/locked/new/")]
+)
+def test_a_folder_that_one_may_not_enter_is_one_line(
+    ordinary: Path, source: str, output: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = call(capsys, monkeypatch, "restore", ordinary / source, "-o", f"{ordinary}/{output}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "/in/locked/" in err and err.endswith(": Permission denied; check the path and its rights\n")
+
+
+@posix
+@pytest.mark.parametrize("rights", [0, 0o400])
+def test_a_folder_that_cannot_be_searched_is_one_line_and_exit_code_1(
+    ordinary: Path, rights: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = ordinary / "in" / "locked"
+    locked.chmod(rights)
+    (ordinary / "in" / "notes.txt").write_text("no picture")
+    monkeypatch.setattr("synergic.batch.Options.load", lambda *_: identity_restorer())
+    code, _, err = call(capsys, monkeypatch, "restore", ordinary / "in", "-o", ordinary / "out")
+    first, last = err.splitlines()
+    assert code == 1
+    assert first.startswith(f"synergic: {locked}") and "cannot be searched: Permission denied; check its right" in first
+    assert last == "synergic: 1 files of other kinds passed over"
+    assert [path.name for path in (ordinary / "out").iterdir()] == ["a.png"]
+    code, _, err = call(capsys, monkeypatch, "restore", locked, "-o", ordinary / "other")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cannot be searched: Permission denied" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["restore", "{picture}", "-o", "{long}"],
+        ["restore", "{long}.png", "-o", "out"],
+        ["evaluate", "--weights", "photo", "--sigma", "9", "--data", "{long}"],
+        ["evaluate", "--weights", "photo", "--sigma", "9", "--data", "{folder}", "--save", "{long}"],
+        ["explain", "{picture}", "-o", "{long}.png"],
+        ["restore", "{picture}", "-o", "out", "--weights", "{long}"],
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(
+    folder: Path, command: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    names = {"picture": folder / "0.png", "folder": folder, "long": "n" * 300}
+    code, out, err = call(capsys, monkeypatch, *(part.format(**names) for part in command))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "File name too long; check the path and its rights" in err
+
+
+def test_a_name_in_a_folder_that_is_too_long_is_its_own_line(folder: Path, make_weights: MakeWeights) -> None:
+    save(folder / f"{'m' * 240}.png", np.zeros((20, 20, 1), np.uint8))
+    jobs = plan_jobs([folder], folder.parent / "out")
+    jobs[4] = Job(jobs[4].source, folder.parent / "out" / f"{'n' * 300}.png")
+    results = list(restore_files(jobs, Options(weights=str(make_weights()), device="cpu")))
+    assert [result["status"] for result in results] == ["restored"] * 4 + ["failed"] + ["restored"] * 5
+    assert results[4]["error"].endswith("n.png: File name too long; check the path and its rights")
 
 
 def test_the_output_is_where_a_file_is(folder: Path, make_weights: MakeWeights) -> None:

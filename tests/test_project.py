@@ -18,7 +18,8 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
-    {"files", "stores"},
+    {"files", "stores", "tags", "interruptions"},
+    {"metadata"},
     {"images", "card", "attention", "config", "hardware", "muon", "guard"},
     {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations", "engine"},

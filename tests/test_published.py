@@ -9,10 +9,11 @@ from skimage.data import astronaut, camera, chelsea, coffee, immunohistochemistr
 from torch import Generator
 
 from synergic import Restorer
+from synergic.batch import Options
 from synergic.data import to_tensor, to_uint8
 from synergic.degradations import CameraNoise, add_gaussian_noise
 from synergic.evaluate import Protocol, evaluate
-from synergic.images import compress_jpeg
+from synergic.images import Picture, compress_jpeg
 from synergic.metrics import psnr
 
 GRAY = np.ascontiguousarray(camera()[128:384, 128:384, None])
@@ -45,6 +46,14 @@ def test_color_denoise(denoiser: Restorer, sigma: float, figure: float, channel_
     for restorer, wanted in ((color_denoiser, figure), (denoiser, channel_by_channel)):
         restored = restorer(noisy, sigma=sigma)
         assert psnr(to_uint8(to_tensor(restored)), COLOUR) == pytest.approx(wanted, abs=0.03)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gray_stored_as_rgb_is_restored_as_gray(channels: int) -> None:
+    noisy = to_uint8(add_gaussian_noise(to_tensor(GRAY), 25, Generator().manual_seed(0)))
+    picture = Picture(np.repeat(noisy, channels, 2), None, {}, None)
+    restorer = Options(sigma=25, device="cpu").restorer(picture)
+    assert psnr(restorer(picture.pixels, sigma=25)[..., :1], GRAY) == pytest.approx(29.34, abs=0.03)
 
 
 def test_photo_removes_camera_noise(photo: Restorer) -> None:

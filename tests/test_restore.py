@@ -191,19 +191,56 @@ def test_memory_grows_by_a_few_bytes_a_pixel() -> None:
     assert figures["before"] + 100 * figures["bytes_per_pixel"] < 2400, "the rest of 3 GB is for a tile in the network"
 
 
-def test_a_picture_too_large_to_compute_with_is_refused(make_weights: MakeWeights) -> None:
+def test_the_result_is_the_callers_own(make_weights: MakeWeights, random: np.random.Generator) -> None:
+    restorer, colour = restorer_of(make_weights()), random.integers(0, 256, (20, 24, 3), np.uint8)
+    for image in (colour, np.repeat(colour[..., :1], 3, axis=2), colour[..., :1], colour[..., 0], colour / 255):
+        restored = restorer(image)
+        before = restored.copy()
+        restored += 1
+        assert (restored == before + 1).all()
+
+
+def test_what_cannot_be_computed_is_refused() -> None:
     with pytest.raises(SynergicError, match=r"expected values in about \[0, 1\], got some too large"):
-        restorer_of(make_weights())(np.full((8, 8), 3e38, np.float32))
+        tiling.restore_picture(lambda tile: tile * np.inf, np.ones((8, 8), np.float32), 128, 2, False, 1.0, None)
 
 
-def test_out_of_memory_at_the_smallest_tile_is_one_line(
-    make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_far_from_0_to_1_are_refused(make_weights: MakeWeights, dtype: type) -> None:
+    """They would be ruined in silence."""
+    restorer = restorer_of(make_weights())
+    ramp = np.linspace(0, 1, 1024, dtype=dtype).reshape(32, 32)
+    for low, high, told in ((0, 255, "0 to 255"), (-3, -2, "-3 to -2"), (-0.5, 0.5, "-0.5 to 0.5"), (0, 17, "0 to 17")):
+        wanted = rf"picture: expected floats of about 0 \(black\) to 1 \(white\), got {told}; scale them"
+        with pytest.raises(SynergicError, match=f"^{wanted}$"):
+            restorer((ramp * (high - low) + low).astype(dtype))
+    with pytest.raises(SynergicError, match="got -0.5 to -0.5"):
+        restorer(np.full((3, 5), -0.5, dtype))
+    assert restorer((ramp * 16.25 - 0.25).astype(dtype)).dtype == dtype
+
+
+def test_strong_noise_below_0_is_no_reason(make_weights: MakeWeights, random: np.random.Generator) -> None:
+    noisy = random.normal(0, 75 / 255, (160, 90, 3))
+    assert noisy.min() < -1
+    assert restorer_of(make_weights())(noisy).shape == noisy.shape
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("can't allocate memory: you tried\nto allocate"), "can't allocate memory: you tried"),
+        (RuntimeError("could not create a primitive"), "could not create a primitive"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_out_of_memory_at_the_smallest_tile_is_one_line_with_what_the_library_said(
+    make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     def full(*_: object) -> np.ndarray:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+        raise error
 
     monkeypatch.setattr(tiling, "map_tiles", full)
-    with pytest.raises(SynergicError, match="expected enough for tiles of 200"):
+    with pytest.raises(SynergicError, match=rf"expected enough for tiles of 200 pixels, got less \({said}\); close"):
         restorer_of(make_weights(), tile_size=200)(np.zeros((4, 4), np.uint8))
 
 

@@ -111,7 +111,7 @@ def metadata(path: Path) -> dict[str, Any]:
 
 
 def test_half_floats_become_floats(tmp_path: Path) -> None:
-    half = np.linspace(-1, 2, 48, dtype=np.float16).reshape(6, 8)
+    half = np.linspace(-0.2, 2, 48, dtype=np.float16).reshape(6, 8)
     tifffile.imwrite(tmp_path / "in.tif", half)
     restore(tmp_path / "in.tif", tmp_path / "out.tif")
     got = tifffile.imread(tmp_path / "out.tif")
@@ -180,6 +180,11 @@ REFUSED: dict[str, Callable[[Path], Any]] = {
     "double.tif": lambda path: tifffile.imwrite(path, np.zeros((8, 8), np.float64)),
     "nan.tif": lambda path: write_tiff(path, np.full((8, 8, 1), np.nan, np.float32)),
     "huge.tif": lambda path: write_tiff(path, np.full((8, 8, 3), 3e38, np.float32)),
+    "levels.tif": lambda path: write_tiff(path, np.full((8, 8, 1), 255, np.float32)),
+    "centred.tif": lambda path: write_tiff(path, np.full((8, 8, 1), -0.5, np.float32)),
+    "unspecified.tif": lambda path: tifffile.imwrite(
+        path, np.zeros((8, 8, 4), np.uint8), photometric="rgb", extrasamples=["unspecified"]
+    ),
     "bands.tif": lambda path: tifffile.imwrite(path, np.zeros((8, 8, 6), np.uint8), photometric="rgb"),
     "pages.tif": lambda path: tifffile.imwrite(path, np.zeros((2, 8, 8), np.uint8)),
     "raw.tif": write_thumbnail_first,

@@ -7,14 +7,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
-from playwright.sync_api import Browser, Page, sync_playwright
+from fastapi.testclient import TestClient
+from playwright.sync_api import Browser, Download, Page, Route, sync_playwright
 from skimage.data import chelsea
 
 from conftest import save
@@ -23,10 +24,8 @@ from synergic import cli, desk
 from synergic.batch import Options
 from synergic.desk import Limits
 from synergic.errors import SynergicError
-from synergic.hardware import total_memory
-from synergic.images import Picture, read_pixels, write_picture
+from synergic.images import Picture, write_picture
 from synergic.restore import Restorer
-from synergic.tiling import OVERLAP, axis_spans, tile_size_for
 
 pytest.importorskip("gradio", reason="the page's extra is not installed: pip install 'synergic[serve]'")
 from synergic import web
@@ -163,6 +162,49 @@ def test_an_upload_that_takes_too_long_ends(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_upload_is_in_use_and_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep between two of its pieces, each after long idleness; every touch of the disk in a thread of its own."""
+    touched = []
+    accept = desk.Desk.accept
+
+    def accepts(self: desk.Desk, name: str) -> str:
+        touched.append(threading.current_thread())
+        return accept(self, name)
+
+    class Long:
+        headers: ClassVar[dict[str, str]] = {}
+
+        async def stream(self) -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield b"x"
+                held.sweep()
+                for picture in held.held.values():
+                    picture.last_use -= 0.6 * held.limits.idle_seconds
+
+    monkeypatch.setattr(desk.Desk, "accept", accepts)
+    held = desk.Desk(tmp_path, Limits(), Options())
+    token = asyncio.run(web.Routes(held)._receive(Long(), "a.png"))
+    assert held.find(token).source.read_bytes() == b"xxx"
+    assert touched[0] is not threading.main_thread()
+    held.close()
+
+
+def test_what_breaks_here_is_one_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr(Restorer, "__call__", breaks)
+    held = desk.Desk(tmp_path / "desk", Limits(), Options())
+    held.folder.mkdir()
+    picture = save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8)).read_bytes()
+    with TestClient(web.build_routes(held), raise_server_exceptions=False) as client:
+        answer = client.put("/restore/a.png", content=picture)
+    line = "picture: expected to restore it, got RuntimeError; the log of `synergic serve` says more\n"
+    assert (answer.status_code, answer.text) == (500, line)
+    assert held.held == {}
+    held.close()
+
+
 # ---- over HTTP
 
 
@@ -204,7 +246,7 @@ def test_a_picture_from_hand_in_to_forgetting(server: Server, photo: Path) -> No
         (
             "/restore/a.txt",
             400,
-            "picture: expected a name ending in one of .jpeg .jpg .png .tif .tiff .webp, got '.txt'",
+            "picture: expected a name ending in one of .jfif .jpe .jpeg .jpg .png .tif .tiff .webp, got '.txt'",
         ),
         ("/restore/a.png", 400, "picture: cannot be read: "),
         ("/restore/a.png?task=cook", 400, "task: Input should be 'auto', 'denoise', 'photo' or 'jpeg', got 'cook'"),
@@ -271,34 +313,25 @@ def test_the_description_names_every_route(server: Server) -> None:
     described = server.tell("GET", "/openapi.json")["paths"]
     document = (Path(__file__).parents[1] / "docs" / "page.md").read_text()
     routes = {f"{method.upper()} {path}" for path, methods in described.items() for method in methods}
-    assert len(routes) == 8
+    assert len(routes) == 10
     assert all({"4XX", "503"} < set(said["responses"]) for methods in described.values() for said in methods.values())
     assert not any("422" in said["responses"] for methods in described.values() for said in methods.values())
     assert routes == set(re.findall(r"^\| `([A-Z]+ /[^`?]+)", document, re.MULTILINE))
 
 
-def test_a_view_is_drawn_when_first_asked_for(
-    tmp_path: Path, make_weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Present:
-        async def is_disconnected(self) -> bool:
-            return False
-
-    def white(_: Restorer, pixels: np.ndarray) -> np.ndarray:
-        calls.append(pixels.shape)
-        return np.full((*pixels.shape[:2], 3), 255, np.uint8)
-
-    calls: list[tuple[int, ...]] = []
-    monkeypatch.setitem(desk.DRAWINGS, "White", white)
-    held = desk.Desk(tmp_path, Limits(), Options(weights=str(make_weights()), device="cpu"))
-    token = held.accept("a.png")
-    save(held.find(token).source, np.zeros((8, 9, 1), np.uint8))
-    held.start(token, held.options()).future.result()
-    for _ in range(2):
-        response = asyncio.run(web.Routes(held).view(Present(), token, "White"))
-        assert read_pixels(Path(response.path)).min() == 255
-    assert calls == [(8, 9, 1)]
-    held.close()
+def test_a_view_is_drawn_when_asked_for(server: Server, tmp_path: Path) -> None:
+    picture = f"/pictures/{server.hand_in(save(tmp_path / 'a.png', np.zeros((40, 60, 3), np.uint8)))}"
+    view = f"{picture}/views/Where%20it%20borrowed"
+    line = b"view: expected one that can be drawn, got 'Where it borrowed'; restore the picture first\n"
+    assert server.ask("POST", view) == (404, line)
+    server.tell("POST", f"{picture}/run")
+    wait_until(lambda: server.tell("GET", picture)["state"] == "restored")
+    assert server.ask("GET", view)[0] == 404
+    assert server.tell("POST", view)["drawings"]["Where it borrowed"]["state"] in ("waiting", "running")
+    wait_until(lambda: server.tell("GET", picture)["drawings"]["Where it borrowed"] == {"state": "drawn"})
+    assert server.ask("GET", view)[1][:2] == b"\xff\xd8"
+    assert server.ask("DELETE", view)[0] == 204
+    assert server.ask("DELETE", picture)[0] == 204
 
 
 # ---- through Chromium
@@ -432,10 +465,242 @@ def test_progress_and_cancel(open_page: Callable[..., tuple[Page, list[str]]], t
     status = page.locator(".progress span")
     wait_until(lambda: re.fullmatch(r"About \d+ (seconds|minutes) left", status.inner_text()) is not None)
     bar = page.locator("progress")
-    side = tile_size_for(total_memory(torch.device("cpu")))
-    tiles = [len(axis_spans(length, side, OVERLAP, 64)) for length in (1500, 1900)]
-    assert 1 <= bar.evaluate("bar => bar.value") < bar.evaluate("bar => bar.max") == tiles[0] * tiles[1]
+    assert 0 < bar.evaluate("bar => bar.value") < bar.evaluate("bar => bar.max") == 1
+    page.set_viewport_size({"width": 390, "height": 844})
+    places = [bar.bounding_box(), page.locator(".cancel").bounding_box()]
+    (top, left, right), (cancel_top, cancel_left, cancel_right) = (
+        (place["y"], place["x"], place["x"] + place["width"]) for place in places if place is not None
+    )
+    assert cancel_top < top and 0 < left < right < cancel_left < cancel_right < 390, (
+        "beside the bar, on a phone as well"
+    )
     page.locator(".cancel").click()
     wait_until(lambda: states(page) == ["stopped"])
     assert page.locator(".progress").is_hidden()
     assert page.locator("#again").is_visible()
+
+
+def test_where_it_borrowed(open_page: Callable[..., tuple[Page, list[str]]], photo: Path, tmp_path: Path) -> None:
+    page, requests = open_page()
+    button, legend, drawing = (page.locator(part) for part in (".drawings button", ".legend", "img.drawing"))
+    assert button.is_hidden()
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    page.set_input_files(".drop input", tmp_path / "broken.png")
+    wait_until(lambda: states(page) == ["failed"])
+    assert button.is_hidden()
+    page.set_input_files(".drop input", photo)
+    wait_until(lambda: states(page) == ["failed", "restored"])
+
+    button.click()
+    assert page.locator(".progress span").inner_text() == "Drawing…"
+    page.locator(".cancel").click()
+    assert page.locator(".progress").is_hidden()
+    assert any(re.match("DELETE .*/views/Where%20it%20borrowed", request) for request in requests)
+    assert button.get_attribute("aria-pressed") == "false"
+
+    button.click()
+    wait_until(lambda: button.get_attribute("aria-pressed") == "true")
+    wait_until(lambda: drawing.evaluate("image => image.naturalWidth") == 451)
+    assert page.locator(".progress").is_hidden()
+    assert legend.inner_text() == desk.DRAWINGS["Where it borrowed"].legend
+    over = [page.locator(f".viewer .{part}") for part in ("handle", "before", "after")]
+    assert [part.is_visible() for part in over] == [False] * 3
+    button.click()
+    assert [part.is_visible() for part in over] == [True] * 3
+    assert drawing.is_hidden()
+    assert legend.is_hidden()
+
+    names = page.locator(".names li button:first-child")
+    names.first.click()
+    assert button.is_hidden()
+    names.last.click()
+    button.click()
+    drawing.wait_for()
+    page.locator("#task label", has_text="Even grain").click()
+    page.locator("#again").click()
+    wait_until(lambda: page.locator("#again").is_hidden() and states(page)[1] == "restored")
+    assert drawing.is_hidden(), "it showed the run before"
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_drawing_that_fails_says_so_and_can_be_tried_again(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path, method: str
+) -> None:
+    page, _ = open_page()
+    page.set_input_files(".drop input", save(tmp_path / "a.png", np.zeros((40, 60, 3), np.uint8)))
+    wait_until(lambda: states(page) == ["restored"])
+    button, trouble = page.locator(".drawings button"), page.locator(".trouble")
+
+    def refuse(route: Route) -> None:
+        if route.request.method == method:
+            route.fulfill(status=400, body="line: expected room, got none")
+        else:
+            route.continue_()
+
+    page.route("**/views/Where*", refuse)
+    button.click()
+    trouble.wait_for()
+    said = {"POST": "line: expected room, got none", "GET": "drawing: expected to get it, got no answer; try again"}
+    assert trouble.inner_text() == f"a.png: {said[method]}"
+    assert button.get_attribute("aria-pressed") == "false"
+    page.unroute("**/views/Where*")
+    button.click()
+    wait_until(lambda: page.locator("img.drawing").evaluate("image => image.naturalWidth") == 60)
+    assert trouble.is_hidden()
+
+
+def test_fields_are_checked_and_the_choice_is_told(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path
+) -> None:
+    page, requests = open_page()
+    page.set_input_files(".drop input", save(tmp_path / "a.png", np.zeros((40, 60, 3), np.uint8)))
+    wait_until(lambda: states(page) == ["restored"])
+    made, trouble, name = page.locator(".made"), page.locator(".trouble"), page.locator(".names button").first
+    assert made.inner_text() == "Camera noise removed, as Automatic chose"
+    assert re.fullmatch("a.png, 60 . 40, Camera noise removed, as Automatic chose", str(name.get_attribute("title")))
+    for task, field, top, given in (
+        ("Even grain", "#sigma", "Grain: expected 0 to 255", "much"),
+        ("JPEG blocks", "#quality", "JPEG quality: expected 1 to 100", "7.5"),
+    ):
+        page.locator("#task label", has_text=task).click()
+        box = page.locator(f"{field} input, {field} textarea")
+        box.fill(given)
+        trouble.wait_for()
+        assert trouble.inner_text() == f"{top}, got {given}; leave it empty if it is not known"
+        page.locator("#again").click()
+        page.wait_for_timeout(300)
+        assert len([request for request in requests if request.startswith("POST")]) == 1
+        box.fill("")
+        trouble.wait_for(state="hidden")
+    page.locator("#quality input, #quality textarea").fill("35")
+    page.locator("#again").click()
+    wait_until(lambda: made.inner_text() == "JPEG blocks removed")
+    assert any("run?task=jpeg&quality=35" in request for request in requests)
+
+
+def test_all_again_and_one_too_many(open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path) -> None:
+    page, requests = open_page()
+    gray = save(tmp_path / "a.png", np.zeros((40, 60, 1), np.uint8))
+    page.set_input_files(".drop input", [gray] * 101)
+    line = "pictures: expected at most 100 in all, got 101; remove some first"
+    assert page.locator(".trouble").inner_text() == line
+    assert states(page) == []
+    page.set_input_files(".drop input", [gray] * 2)
+    wait_until(lambda: states(page) == ["restored"] * 2)
+    assert page.locator(".trouble").is_hidden()
+    assert len([request for request in requests if request.startswith("PUT")]) == 2
+    assert page.locator("#again-all").is_hidden()
+    page.locator("#task label", has_text="Even grain").click()
+    page.locator("#again-all").click()
+    wait_until(lambda: page.locator("#again-all").is_hidden() and states(page) == ["restored"] * 2)
+    assert len([request for request in requests if "run?task=denoise" in request]) == 2
+
+
+CANCEL_AT = """(moment) => {
+  const real = fetch, cancel = () => document.querySelector(".cancel").click();
+  window.fetch = async (path, options) => {
+    if (moment === "lost" && options.method === "DELETE") throw new TypeError("no network");
+    if (moment === "asking" && options.method === "POST") cancel();
+    const response = await real(path, options);
+    const json = response.json.bind(response);
+    response.json = async () => {
+      const read = await json();
+      if (moment === "sent" && options.method === "PUT") cancel();
+      return read;
+    };
+    return response;
+  };
+}"""
+"""Cancels when an upload has just ended ("sent"), or while the run is asked for; or loses the connection to cancel."""
+
+
+@pytest.mark.parametrize(("moment", "asked"), [("sent", []), ("asking", ["POST", "DELETE"])])
+def test_a_cancel_is_never_lost(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path, moment: str, asked: list[str]
+) -> None:
+    page, requests = open_page()
+    page.evaluate(CANCEL_AT, moment)
+    page.set_input_files(".drop input", save(tmp_path / "a.png", np.zeros((400, 600, 3), np.uint8)))
+    wait_until(lambda: states(page) == ["stopped"])
+    assert page.locator(".progress").is_hidden()
+    assert [request.split()[0] for request in requests if re.search(r"/run(\?|$)", request)] == asked
+
+
+def test_without_a_connection_cancel_and_remove_fail_in_silence(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path
+) -> None:
+    page, _ = open_page()
+    page.evaluate(CANCEL_AT, "lost")
+    page.set_input_files(".drop input", save(tmp_path / "a.png", np.zeros((900, 900, 3), np.uint8)))
+    page.locator(".names .running").wait_for()
+    page.locator(".cancel").click()
+    assert page.locator(".progress span").inner_text() == "Stopping…"
+    page.get_by_role("button", name="Remove a.png").click()
+    assert states(page) == []
+
+
+def test_a_picture_is_restored_as_it_was_asked_for_and_keeps_its_result(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path
+) -> None:
+    page, requests = open_page()
+    paths = [save(tmp_path / name, np.zeros((400, 600, 3), np.uint8)) for name in ("a.png", "b.png")]
+    page.set_input_files(".drop input", paths)
+    page.locator("#task label", has_text="Even grain").click()
+    wait_until(lambda: states(page) == ["restored"] * 2)
+    posted = [request.partition("?")[2] for request in requests if request.startswith("POST")]
+    assert posted == ["task=auto"] * 2
+
+    page.route("**/run?*", lambda route: route.fulfill(status=400, body="line: expected room, got none"))
+    page.locator("#again").click()
+    page.locator(".trouble").wait_for()
+    assert page.locator(".trouble").inner_text() == "a.png: line: expected room, got none"
+    assert states(page) == ["restored"] * 2
+    assert page.locator("#save").is_visible()
+
+
+def test_download_all(open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path) -> None:
+    page, _ = open_page()
+    paths = [save(tmp_path / f"{gray}.png", np.full((20, 30, 1), gray, np.uint8)) for gray in (60, 180)]
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    page.set_input_files(".drop input", [paths[0], tmp_path / "broken.png", paths[1]])
+    wait_until(lambda: states(page) == ["restored", "failed", "restored"])
+    downloads: list[Download] = []
+    page.on("download", lambda download: downloads.append(download))  # noqa: PLW0108 - its signature is looked at
+    button = page.locator("#save-all")
+    button.click()
+    wait_until(lambda: button.inner_text() == "Download all" and len(downloads) == 2, 10)
+    assert [download.suggested_filename for download in downloads] == ["60-restored.png", "180-restored.png"]
+    for download, path in zip(downloads, paths, strict=True):
+        assert download.path().read_bytes() == by_command(path)
+
+
+def test_zoom_by_keys_double_click_and_two_fingers(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path
+) -> None:
+    page, _ = open_page(390, 844, touch=True)
+    page.set_input_files(".drop input", save(tmp_path / "a.png", np.zeros((300, 600, 3), np.uint8)))
+    wait_until(lambda: states(page) == ["restored"])
+    viewer = page.locator(".viewer")
+    box = viewer.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def scale() -> float:
+        """Of the picture to what fits the viewer."""
+        told = str(page.locator(".stage").evaluate("stage => stage.style.transform"))
+        return float(re.findall(r"scale\(([\d.]+)\)", told)[0]) * 600 / box["width"]
+
+    viewer.focus()
+    for key, expected in (("+", 1.5), ("+", 2.25), ("-", 1.5), ("0", 1), ("-", 1)):
+        page.keyboard.press(key)
+        assert scale() == pytest.approx(expected, rel=0.01), key
+    page.mouse.dblclick(x, y)
+    assert scale() == pytest.approx(2, rel=0.01), "twice as large, and a pixel for a pixel at least"
+    page.mouse.dblclick(x, y)
+    assert scale() == pytest.approx(1, rel=0.01)
+
+    touch = page.context.new_cdp_session(page)
+    for kind, apart in (("touchStart", 40), ("touchMove", 60), ("touchMove", 100), ("touchEnd", 0)):
+        points = [{"x": x + side * apart / 2, "y": y, "id": side} for side in (-1, 1)] if apart else []
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert scale() == pytest.approx(2.5, rel=0.02), "as far apart as the fingers went"

@@ -1,8 +1,8 @@
 """What tiles change: `python tests/tiles.py FOLDER`.
 
-Noise is added to the first pictures of a folder, and each is restored whole and in tiles, with the published weights
-and default settings. Pictures that one tile holds are widened first. Printed: PSNR between the two, and the seams, as
-the detector below finds them.
+The first pictures of a folder are degraded, and each is restored whole and in tiles, with all published weights and
+default settings, this machine's tiles among them. Pictures that one tile holds are widened first. Printed: PSNR between
+the two, and the seams, as the detector below finds them.
 """
 
 import argparse
@@ -14,26 +14,30 @@ import numpy as np
 from torch import Generator
 
 from synergic import Restorer
+from synergic.card import published_weights
 from synergic.data import read_folder, to_colors, to_tensor
 from synergic.degradations import CameraNoise, add_gaussian_noise
+from synergic.images import compress_jpeg, to_float
 from synergic.metrics import decibels
 from synergic.tiling import OVERLAP, TILE_SIZE, axis_spans
 
 NOISE = CameraNoise(shot_min=3e-3, shot_max=3e-3, clean=0)
+QUALITY = 20
 
 
-def main(folder: Path, limit: int, tile_size: int) -> None:
+def main(folder: Path, limit: int, tile_size: int | None) -> None:
     """Print a line for each picture and weights, and the worst of all."""
     worst, strongest = float("inf"), 0.0
-    for name in ("photo", "gray-denoise"):
-        restorer = Restorer.from_pretrained(name, device="cpu")
+    for name in published_weights():
+        restorer = Restorer.from_pretrained(name, device="cpu", tile_size=tile_size)
+        size = restorer.tile_size
         for picture, clean in read_folder(folder)[:limit]:
-            whole, tiled = restore(restorer, degrade(widened(clean, tile_size), name), tile_size)
+            whole, tiled = restore(restorer, degrade(widened(clean, size), name), size)
             agreement = psnr(whole, tiled)
-            found = seams(whole, tiled, tile_size, align_of(restorer))
+            found = seams(whole, tiled, size, align_of(restorer))
             print(f"{name} {picture}: {agreement:.2f} dB; seams {' '.join(f'{s:+.2%}' for s in found)}", flush=True)
             worst, strongest = min(worst, agreement), max([strongest, *map(abs, found)])
-    print(f"at least {worst:.2f} dB; no seam stronger than {strongest:.2%}")
+    print(f"tiles of {size}: at least {worst:.2f} dB; no seam stronger than {strongest:.2%}")
 
 
 def widened(clean: np.ndarray, tile_size: int = TILE_SIZE) -> np.ndarray:
@@ -43,17 +47,21 @@ def widened(clean: np.ndarray, tile_size: int = TILE_SIZE) -> np.ndarray:
 
 
 def degrade(clean: np.ndarray, weights: str) -> np.ndarray:
-    """uint8 H W C -> float32 H W C with noise of seed 0: a camera's for photo, else gray with sigma 25."""
-    generator = Generator().manual_seed(0)
+    """uint8 H W C -> float32 H W C of the network's colours, with what it removes: noise of seed 0, for photo a
+    camera's, else of sigma 25; or JPEG's blocks."""
+    colored, generator = to_colors(clean, 1 if weights.startswith("gray") else 3), Generator().manual_seed(0)
+    if weights.endswith("jpeg"):
+        return to_float(compress_jpeg(colored, QUALITY))
     if weights == "photo":
-        return NOISE(to_tensor(to_colors(clean, 3)), generator)[0].permute(1, 2, 0).numpy()
-    return add_gaussian_noise(to_tensor(to_colors(clean, 1)), 25, generator).permute(1, 2, 0).numpy()
+        return NOISE(to_tensor(colored), generator)[0].permute(1, 2, 0).numpy()
+    return add_gaussian_noise(to_tensor(colored), 25, generator).permute(1, 2, 0).numpy()
 
 
 def restore(restorer: Restorer, degraded: np.ndarray, tile_size: int = TILE_SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Whole, and in tiles."""
-    whole = replace(restorer, tile_size=max(degraded.shape))(degraded)
-    return whole, replace(restorer, tile_size=tile_size)(degraded)
+    """Whole, and in tiles; the quality of a JPEG is told, as a file tells it."""
+    told = QUALITY if restorer.card.task == "jpeg" else None
+    whole = replace(restorer, tile_size=max(degraded.shape))(degraded, quality=told)
+    return whole, replace(restorer, tile_size=tile_size)(degraded, quality=told)
 
 
 def psnr(whole: np.ndarray, tiled: np.ndarray) -> float:
@@ -95,6 +103,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--limit", type=int, default=10)
-    parser.add_argument("--tile-size", type=int, default=TILE_SIZE)
+    parser.add_argument("--tile-size", type=int, help="[default: by memory]")
     arguments = parser.parse_args()
     main(arguments.folder, arguments.limit, arguments.tile_size)

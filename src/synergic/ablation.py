@@ -23,7 +23,7 @@ from synergic.degradations import JPEG, GaussianNoise
 from synergic.errors import SynergicError
 from synergic.evaluate import Protocol, evaluate, markdown, seconds_per_megapixel
 from synergic.figures import COLORS, STYLES, new_figure, save_figure
-from synergic.files import whole_file
+from synergic.files import write_text
 from synergic.hardware import describe
 from synergic.network import SATNetConfig, count_parameters
 from synergic.restore import Restorer
@@ -198,7 +198,7 @@ def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Call
         found["scores"][name] = {key: report[key] for key in ("psnr", "ssim", "degraded_psnr", "protocol")}
         found["scores"][name]["pictures"] = checksum(protocol.data)
         say(f"{name}: {report['psnr']:.3f} dB")
-    write_whole(path, json.dumps(found, indent=1))
+    write_text(path, json.dumps(found, indent=1), overwrite=True)
 
 
 def timing(restorer: Restorer) -> dict[str, float]:
@@ -223,14 +223,8 @@ def checksum(folder: Path) -> int:
     """Of all pixels of the pictures of a folder."""
     total = 0
     for _, pixels in read_folder(folder):
-        total = crc32(pixels.tobytes(), total)
+        total = crc32(np.ascontiguousarray(pixels).data, total)
     return total
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file appears whole or not at all: other processes may read it."""
-    with whole_file(path, overwrite=True) as unfinished:
-        unfinished.write_text(text)
 
 
 def collect(folder: Path) -> dict[str, Any]:
@@ -369,9 +363,9 @@ def write_results(folder: Path) -> str:
     found, written = collect(folder), None
     while found != written:
         text = f"{table(found)}\n\n{gaps(found)}".strip()
-        write_whole(folder / "table.md", text + "\n")
-        write_whole(folder / "results.json", json.dumps(found, indent=1))
-        write_whole(folder / "table.csv", as_csv(found))
+        write_text(folder / "table.md", text + "\n", overwrite=True)
+        write_text(folder / "results.json", json.dumps(found, indent=1), overwrite=True)
+        write_text(folder / "table.csv", as_csv(found), overwrite=True)
         draw(found, folder / "curves.png")
         found, written = collect(folder), found
     return text

@@ -1,19 +1,23 @@
 """Restoring files and folders: which file becomes which, and what happened to each."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from synergic.card import Task, weights_for
 from synergic.engine import OnnxRestorer
 from synergic.errors import SynergicError
-from synergic.files import remove_unfinished
+from synergic.files import remove_unfinished, rights
 from synergic.images import (
     MAX_PIXELS,
+    READABLE,
     WRITABLE,
     Picture,
     check_writable,
@@ -22,7 +26,7 @@ from synergic.images import (
     write_picture,
 )
 from synergic.stores import fetched, identity, stored
-from synergic.tiling import Progress
+from synergic.tiling import Progress, is_gray
 
 if TYPE_CHECKING:
     from synergic.restore import Restorer
@@ -87,7 +91,7 @@ class Options:
 
     def restorer(self, picture: Picture) -> "Restorer":
         """The restorer for this picture."""
-        return self.load(self.weights or weights_for(self.task_for(picture), picture.pixels.shape[2]))
+        return self.load(self.weights or weights_for(self.task_for(picture), colors_of(picture)))
 
     def load(self, name: str) -> "Restorer":
         """A restorer by the name of its weights, loaded once."""
@@ -112,10 +116,15 @@ class Options:
         return picture.jpeg_quality
 
 
+def colors_of(picture: Picture) -> int:
+    """1 for gray, stored as RGB or not: weights for colour have seen no noise that is equal in all channels."""
+    return 1 if is_gray(picture.pixels) else 3
+
+
 def has_weights(task: Task, picture: Picture) -> bool:
     """Are there published weights for the task?"""
     try:
-        weights_for(task, picture.pixels.shape[2])
+        weights_for(task, colors_of(picture))
     except SynergicError:
         return False
     return True
@@ -129,6 +138,8 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
     """
     found = find_pictures(inputs, apart=output)
     if not found:
+        for line in passed_over(inputs, output).refused():
+            raise SynergicError(line)
         raise SynergicError(
             f"{inputs[0]}: expected pictures ({', '.join(sorted(WRITABLE))}), found none; check the path"
         )
@@ -151,18 +162,80 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
 
 
 @dataclass
+class PassedOver:
+    """What lies in the folders that were given and becomes no job. Hidden files and folders are not counted."""
+
+    others: int = 0
+    """Files of other kinds."""
+    links: int = 0
+    """Links to folders, which are not followed, and to nothing."""
+    errors: list[OSError] = field(default_factory=list)
+    """What the system refused to show."""
+
+    def search(self, folder: Path, apart: Path) -> None:
+        """Count what lies in a folder and its folders, but for the one that is `apart`."""
+        folders = [folder]
+        while folders:
+            try:
+                entries = [Path(entry) for entry in os.scandir(folders.pop())]
+            except OSError as error:
+                self.errors.append(error)
+                continue
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+            folders += [entry for entry in shown if self.is_folder(entry) and entry.resolve() != apart]
+
+    def is_folder(self, entry: Path) -> bool:
+        """Is it a folder, and no link to one? What is none is counted, unless it is a picture."""
+        try:
+            mode, is_link = entry.stat().st_mode, entry.is_symlink()
+        except FileNotFoundError:
+            self.links += 1
+            return False
+        except OSError as error:
+            self.errors.append(error)
+            return False
+        self.links += is_link and S_ISDIR(mode)
+        self.others += not (S_ISDIR(mode) or (S_ISREG(mode) and entry.suffix.lower() in READABLE))
+        return S_ISDIR(mode) and not is_link
+
+    def told(self) -> str:
+        """In words; "" for nothing."""
+        counts = {"files of other kinds": self.others, "links to folders or to nothing": self.links}
+        told = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        return f"{told} passed over" if told else ""
+
+    def refused(self) -> list[str]:
+        """The errors, each in a line."""
+        return [f"{error.filename}: cannot be searched: {error.strerror}; check its rights" for error in self.errors]
+
+
+def passed_over(inputs: Sequence[Path], output: Path) -> PassedOver:
+    """What `plan_jobs` leaves out of folders on this machine, in which its pictures come from `find_pictures`."""
+    found = PassedOver()
+    for given in inputs:
+        if isinstance(given, Path) and given.is_dir():
+            found.search(given, output.resolve())
+    return found
+
+
+@dataclass
 class Work:
     """A job on its way: the picture, degraded and then restored, and what there is to say of it."""
 
     job: Job
     result: dict[str, Any]
+    overwrite: bool
     picture: Picture | None = None
     seconds: float = 0.0
+    mode: int = 0o666
+    """Rights of the source: a photograph that others may not read is not handed to them restored."""
 
     def read(self, options: Options) -> None:
         """Read the picture, unless it could not be written."""
-        if self.job.target.exists() and not options.overwrite:
+        if self.job.target.exists() and not self.overwrite:
             raise SynergicError(f"{self.job.target}: exists; pass --overwrite to replace it, or --resume to skip it")
+        if isinstance(self.job.source, Path) and self.job.source.exists():
+            self.mode = self.job.source.stat().st_mode
         with fetched(self.job.source) as file:
             self.picture = read_picture(file, max_pixels=options.max_pixels)
         check_writable(self.job.target, self.picture)
@@ -182,47 +255,56 @@ class Work:
         height, width = pixels.shape[:2]
         self.result |= {"weights": restorer.card.name, "task": restorer.card.task, "width": width, "height": height}
 
-    def write(self, options: Options) -> None:
+    def write(self) -> None:
         """Write the picture, whole or not at all."""
         assert self.picture is not None
-        with stored(self.job.target, overwrite=options.overwrite) as file:
-            write_picture(file, self.picture, overwrite=options.overwrite)
+        with rights(self.mode), stored(self.job.target, overwrite=self.overwrite) as file:
+            left_out = write_picture(file, self.picture, overwrite=self.overwrite)
+        if left_out:
+            self.result["warnings"] = [f"{self.job.source}: left out: {', '.join(left_out)}"]
         self.result["status"] = "restored"
 
 
 def restore_file(job: Job, options: Options, progress: Progress | None = None) -> dict[str, Any]:
     """Restore one file. Returns what was done; raises SynergicError and writes nothing if it cannot be."""
-    work, started = Work(job, {}), time.monotonic()
+    work, started = Work(job, {}, options.overwrite), time.monotonic()
     work.read(options)
     work.restore(options, progress)
-    work.write(options)
+    work.write()
     return work.result | {"seconds": round(time.monotonic() - started, 3)}
 
 
 def restore_files(
-    jobs: Sequence[Job], options: Options, resume: bool = False, progress: Progress | None = None
+    jobs: Sequence[Job],
+    options: Options,
+    resume: bool = False,
+    progress: Progress | None = None,
+    let_in: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Generator[dict[str, Any], None, None]:
     """Restore many files; a file that fails becomes a result with its error, and the next one is taken.
 
     The network never waits for a disk: the next file is read and the one before is written while it works. Several
     runs may share a folder: with `resume` each takes what no other has finished. What killed runs left half-written
-    beside the outputs is deleted.
+    beside the outputs is deleted. let_in: a block that may be interrupted, see `Interruptions`.
     """
     for folder in {job.target.parent for job in jobs}:
         remove_unfinished(folder)
 
     def read(job: Job) -> Work:
-        work = Work(job, {"input": str(job.source), "output": str(job.target)})
-        if resume and job.target.exists():
+        work = Work(job, {"input": str(job.source), "output": str(job.target)}, options.overwrite)
+        size = size_of(job.target) if resume else None
+        if size:
             work.result["status"] = "skipped"
+        work.overwrite |= size == 0
         return attempt(work, resume, work.read, options)
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         writing: deque[Future[Work]] = deque()
         try:
             for work in one_ahead(read, jobs, reader):
-                attempt(work, resume, work.restore, options, progress)
-                writing.append(writer.submit(attempt, work, resume, work.write, options))
+                with let_in():
+                    attempt(work, resume, work.restore, options, progress)
+                writing.append(writer.submit(attempt, work, resume, work.write))
                 if len(writing) > 1:
                     yield finished(writing)
             while writing:
@@ -231,6 +313,14 @@ def restore_files(
             while writing:
                 yield finished(writing)
             raise
+
+
+def size_of(target: Path) -> int | None:
+    """Bytes of an output; None if there is none. 0: a run was killed where a file cannot take its name at once."""
+    try:
+        return int(target.stat().st_size)
+    except OSError:
+        return None
 
 
 def finished(writing: deque[Future[Work]]) -> dict[str, Any]:
@@ -260,6 +350,10 @@ def attempt(work: Work, resume: bool, step: Callable[..., None], *arguments: Any
     except SynergicError as error:
         finished_elsewhere = resume and work.job.target.exists()
         work.result |= {"status": "skipped"} if finished_elsewhere else {"status": "failed", "error": str(error)}
+    except OSError as error:
+        name = work.job.source if error.filename is None else os.fsdecode(error.filename)
+        reason = f"{error.strerror or error}; check the path and its rights"
+        work.result |= {"status": "failed", "error": f"{name}: {reason}"}
     except MemoryError:
         reason = "expected enough memory for the whole picture, got less; restore it on a larger machine"
         work.result |= {"status": "failed", "error": f"{work.job.source}: {reason}"}

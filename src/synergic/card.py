@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal
 
 from synergic.errors import SynergicError
@@ -11,6 +12,8 @@ Task = Literal["denoise", "photo", "jpeg"]
 
 UNKNOWN_STRENGTH = -1.0
 """The strength plane's value when the strength is not known; trained like any other value."""
+MAX_BYTES = 1 << 30
+"""The largest file that is opened as weights or as a model: two hundred times the published ones."""
 
 
 @dataclass(frozen=True)
@@ -87,3 +90,16 @@ def find_weights(name_or_path: str | Path) -> Path:
             f"{name_or_path}: expected a weights file or a published name, got neither; published: {names}"
         )
     return path
+
+
+def check_file(path: Path, kind: str) -> None:
+    """Refuse what is no regular file, for a device may never end, and what is larger than any weights. kind: what was
+    expected of it."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SynergicError(f"{path}: expected {kind}, got {error.strerror}; check the path and its rights") from None
+    if not S_ISREG(status.st_mode):
+        raise SynergicError(f"{path}: expected {kind}, got no regular file; check the path")
+    if status.st_size > MAX_BYTES:
+        raise SynergicError(f"{path}: expected {kind} of at most {MAX_BYTES:,} bytes, got {status.st_size:,}")

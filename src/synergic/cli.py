@@ -14,17 +14,20 @@ from synergic.errors import SynergicError
 
 if TYPE_CHECKING:
     from synergic.batch import Job, Options
+    from synergic.interruptions import Interruptions
     from synergic.tiling import Progress
 
 FOLDER = click.Path(path_type=Path)
 TASKS = click.Choice(["auto", "denoise", "photo", "jpeg"])
 PRECISIONS = click.Choice(["auto", "float32", "bfloat16"])
 TARGET = "MODEL.onnx; NAME.dtmodel for darktable; NAME.safetensors for spandrel."
+REPLACED = "Replace files that exist; what an earlier run wrote (a report, what index.html shows) always is."
 ENGINE = "onnx runs --weights MODEL.onnx, written by export, with ONNX Runtime."
 
 
 def main() -> None:
-    """Run the command. Exit code 0: all fine; 1: some files failed; 2: wrong usage; 130: interrupted."""
+    """Run the command. Exit code 0: all fine; 1: some files failed; 2: wrong usage; 130: interrupted, by whatever
+    signal."""
     keep_freed_memory()
     keep_to_quota()
     try:
@@ -36,8 +39,12 @@ def main() -> None:
     except BrokenPipeError:  # whoever read stdout has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
         sys.exit(1)
+    except OSError as error:  # a path that the system does not even look up: too long, or in a folder without rights
+        named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        fail(f"{named}{error.strerror or error}; check the path and its rights")
     except (KeyboardInterrupt, click.Abort):
-        click.echo("synergic: interrupted; finished files are whole, go on with --resume", err=True)
+        with suppress(OSError):  # a terminal that is gone
+            click.echo("synergic: interrupted; finished files are whole, go on with --resume", err=True)
         sys.exit(130)
 
 
@@ -96,7 +103,7 @@ def command() -> None:
 @click.option("--tile-size", type=int, help="Side of a tile in pixels. [default: 384, 768 or 1280, by memory]")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns: slightly better, 8 times slower.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
-@click.option("--resume", is_flag=True, help="Skip inputs whose output exists.")
+@click.option("--resume", is_flag=True, help="Skip inputs whose output exists, whatever options made it.")
 @click.option("--max-pixels", type=int, help="Refuse larger pictures. [default: 500000000]")
 @click.option("--shard", metavar="I/N", help="Only every N-th picture from the I-th on, I from 1.")
 @click.option(
@@ -114,50 +121,63 @@ def restore(
     **asked: Any,
 ) -> None:
     """Restore pictures: files, folders with all that is in them, and what URLs such as s3://bucket/scans name."""
-    from synergic.batch import Options, plan_jobs, restore_files
+    from synergic.batch import Options, passed_over, plan_jobs, restore_files
+    from synergic.interruptions import Interruptions
     from synergic.stores import place
 
+    interruptions = Interruptions()
+    interruptions.listen()
     if asked["overwrite"] and resume:
         raise SynergicError("--overwrite and --resume: expected one of them, got both")
-    jobs = plan_jobs([place(text) for text in inputs], place(output), parse_shard(shard))
+    given, target = [place(text) for text in inputs], place(output)
+    jobs, left = plan_jobs(given, target, parse_shard(shard)), passed_over(given, target)
     options = Options(**asked) if max_pixels is None else Options(**asked, max_pixels=max_pixels)
     if cluster is None:
         options.check()
     count, stdout = dict.fromkeys(("restored", "skipped", "failed"), 0), sys.stdout
     with Bars(len(jobs)) as bars:
         if cluster is None:
-            results = restore_files(jobs, options, resume, bars.tile)
+            results = restore_files(jobs, options, resume, bars.tile, interruptions.let_in)
         else:
-            results = restored_on_cluster(jobs, options, cluster, resume)
+            results = restored_on_cluster(jobs, options, cluster, resume, interruptions)
 
         def tell(result: dict[str, Any]) -> None:
             bars.file(result["input"])
             count[result["status"]] += 1
             if as_json:
                 click.echo(json.dumps(result), stdout)
-            elif result["status"] == "failed":
-                bars.say(f"synergic: {result['error']}")
+                return
+            for line in [result["error"]] if result["status"] == "failed" else result.get("warnings", []):
+                bars.say(f"synergic: {line}")
 
+        interruptions.hold()
         try:
             for result in results:
                 tell(result)
         except KeyboardInterrupt:
-            with suppress(KeyboardInterrupt):  # if it came in between, what is being written is told now
-                tell(results.throw(KeyboardInterrupt))
             told = ", ".join(f"{number} {status}" for status, number in count.items())
-            bars.say(f"synergic: {told}, {len(jobs) - sum(count.values())} not done")
+            with suppress(OSError):  # a terminal that is gone
+                bars.say(f"synergic: {told}, {len(jobs) - sum(count.values())} not done")
             raise
-    sys.exit(1 if count["failed"] else 0)
+        for line in [*left.refused(), *([left.told()] if left.told() else [])]:
+            bars.say(f"synergic: {line}")
+    sys.exit(1 if count["failed"] or left.errors else 0)
 
 
 def restored_on_cluster(
-    jobs: list["Job"], options: "Options", address: str, resume: bool
+    jobs: list["Job"], options: "Options", address: str, resume: bool, interruptions: "Interruptions"
 ) -> Generator[dict[str, Any], None, None]:
-    """`restore_on_cluster`, or what to install for it."""
+    """`restore_on_cluster`, or what to install for it. Nothing is written here: it may be interrupted at any time."""
     from synergic.cluster import restore_on_cluster
 
+    results = restore_on_cluster(jobs, options, address, resume)
     try:
-        yield from restore_on_cluster(jobs, options, address, resume)
+        while True:
+            with interruptions.let_in():
+                result = next(results, None)
+            if result is None:
+                return
+            yield result
     except ModuleNotFoundError as error:
         raise SynergicError(
             f"--cluster: expected {error.name}, got none; run pip install 'synergic[cluster]'"
@@ -245,21 +265,31 @@ def weights(as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(1), help="Only the first pictures.")
 @click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
 @click.option("--save", type=FOLDER, help="Folder for the restored pictures and a page, index.html.")
+@click.option("--overwrite", is_flag=True, help=REPLACED)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns.")
 @click.option("--json", "report", type=FOLDER, help="Write the report to this file.")
 def evaluate(
-    name: str, save: Path | None, device: str, precision: str, ensemble: bool, report: Path | None, **protocol: Any
+    name: str,
+    save: Path | None,
+    device: str,
+    precision: str,
+    ensemble: bool,
+    report: Path | None,
+    overwrite: bool,
+    **protocol: Any,
 ) -> None:
     """PSNR and SSIM on a folder of clean pictures, with the protocol beside the figures."""
-    from synergic.evaluate import Protocol, evaluate
-    from synergic.files import whole_file
+    from synergic.evaluate import Protocol, check_report, evaluate, is_report
+    from synergic.files import write_text
     from synergic.restore import Restorer
 
     chosen = Protocol(**protocol)
+    if report is not None:
+        check_report(report, chosen, overwrite)
     restorer = Restorer.from_pretrained(name, device=device, precision=precision, ensemble=ensemble)
-    result = evaluate(restorer, chosen, save)
+    result = evaluate(restorer, chosen, save, overwrite=overwrite)
     for key, value in result["protocol"].items():
         click.echo(f"{key}: {value}")
     for image in result["images"]:
@@ -268,8 +298,7 @@ def evaluate(
         f"degraded {result['degraded_psnr']:.3f} dB; restored {result['psnr']:.3f} dB, SSIM {result['ssim']:.4f}"
     )
     if report is not None:
-        with whole_file(report, overwrite=True) as unfinished:
-            unfinished.write_text(json.dumps(result, indent=1))
+        write_text(report, json.dumps(result, indent=1), overwrite=overwrite or is_report(report))
 
 
 @command.command()
@@ -301,7 +330,7 @@ def explain(
     restorer = options.restorer(picture)
     told: dict[str, Any] = {"sigma": options.sigma, "quality": options.quality_for(picture, restorer)}
     with progress_bar("tile") as bar:
-        found = explain(restorer, picture.pixels, figure, at=at, noise=noise, **told, progress=bar)
+        found = explain(restorer, picture.pixels, figure, at=at, noise=noise, **told, progress=bar, overwrite=overwrite)
     click.echo(f"{restorer.card.name}: share of the non-local branch in what is added, mean {found.share.mean():.3f}")
     for block, ((_, nonlocal_), (of_local, of_nonlocal)) in enumerate(zip(found.weights, found.added, strict=True), 1):
         share = of_nonlocal / (of_local + of_nonlocal)
@@ -357,13 +386,17 @@ def compare(
     from synergic.compare import colors_of, compare, draw_sheet, table
     from synergic.evaluate import Protocol
     from synergic.figures import check_figure
+    from synergic.files import check_free, write_text
     from synergic.images import find_pictures
     from synergic.restore import Restorer
 
     if (asked["sigma"] is None) == (asked["quality"] is None):
         raise SynergicError("compare: expected one of --sigma and --quality; pass how the pictures are to be degraded")
     check_folder(output)
-    check_figure(output / "sheet.png", overwrite)
+    sheet, as_json, as_text = (output / name for name in ("sheet.png", "report.json", "table.md"))
+    check_figure(sheet, overwrite)
+    for path in (as_json, as_text):
+        check_free(path, overwrite)
     protocol = Protocol(data, **asked)
     if name is None:
         colors = colors_of([path for path, _ in find_pictures([data])[: protocol.limit]])
@@ -371,11 +404,10 @@ def compare(
     restorer = Restorer.from_pretrained(name, device=device, precision=precision)
     with progress_bar("result") as bar:
         report, places = compare(restorer, protocol, bar)
-    output.mkdir(parents=True, exist_ok=True)
     lines = [f"{key}: {value}" for key, value in report["protocol"].items()]
-    (output / "report.json").write_text(json.dumps(report, indent=1))
-    (output / "table.md").write_text("\n".join([table(report), "", *(f"- {line}" for line in lines), ""]))
-    draw_sheet(report, places, output / "sheet.png")
+    write_text(as_json, json.dumps(report, indent=1), overwrite=overwrite)
+    write_text(as_text, "\n".join([table(report), "", *(f"- {line}" for line in lines), ""]), overwrite=overwrite)
+    draw_sheet(report, places, sheet, overwrite=overwrite)
     click.echo("\n".join([*lines, table(report)]))
 
 

@@ -7,6 +7,7 @@ import secrets
 import socket
 import sys
 import tempfile
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
@@ -14,7 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from synergic.batch import Job, Options, restore_files
+from synergic.batch import Job, Options, restore_files, size_of
 from synergic.card import published_weights
 from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
@@ -38,7 +39,8 @@ def restore_on_cluster(
     replace(options, device="cpu", loaded={}).check()  # the device is the workers'
     for folder in {job.target.parent for job in jobs}:
         remove_unfinished(folder)
-    there = {job for job in jobs if job.target.exists() and not options.overwrite}
+    taken = [job for job in jobs if (size_of(job.target) if resume else job.target.exists())]
+    there = set() if options.overwrite else set(taken)
     yield from restore_files([job for job in jobs if job in there], options, resume)
     if new := [job for job in jobs if job not in there]:
         with ray_at(address) as ray:
@@ -68,9 +70,22 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def check_that_it_answers(address: str, seconds: float = 10.0) -> None:
+    """Refuse an address where nobody listens: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+    except (OSError, OverflowError) as error:
+        raise SynergicError(
+            f"--cluster: {address}: expected a Ray cluster that answers, got none ({error}); check the address"
+        ) from None
+
+
 @contextmanager
 def ray_at(address: str) -> Iterator[Any]:
     """Ray, connected, without usage statistics. A local one has a token of its own and leaves no files."""
+    if address not in ("local", "auto"):
+        check_that_it_answers(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     asked: dict[str, Any] = {"address": address}
     short = "/tmp" if Path("/tmp").is_dir() else None  # the path of a socket has at most some hundred letters
@@ -113,15 +128,17 @@ def answers(
         {"number": i, "source": str(job.source.absolute()), "target": str(job.target.absolute())}
         for i, job in enumerate(jobs)
     ]
-    restored = from_items(rows, override_num_blocks=len(rows)).map(
-        worker or Worker,  # type: ignore[arg-type]  # a class, made once in each worker
-        fn_constructor_args=(portable(options),),
-        compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
-        num_cpus=1,
-        num_gpus=int(gpu),
-        max_restarts=-1,
-        max_task_retries=TRIES - 1,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray 2.64 will have other names for the last two; pyproject.toml stays below
+        restored = from_items(rows, override_num_blocks=len(rows)).map(
+            worker or Worker,  # type: ignore[arg-type]  # a class, made once in each worker
+            fn_constructor_args=(portable(options),),
+            compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
+            num_cpus=1,
+            num_gpus=int(gpu),
+            max_restarts=-1,
+            max_task_retries=TRIES - 1,
+        )
     awaited = dict(enumerate(jobs))
     try:
         for row in restored.iter_rows():

@@ -238,7 +238,7 @@ def table(report: dict[str, Any]) -> str:
     return markdown(header, rows)
 
 
-def draw_sheet(report: dict[str, Any], places: Sequence[Place], path: Path) -> None:
+def draw_sheet(report: dict[str, Any], places: Sequence[Place], path: Path, *, overwrite: bool = False) -> None:
     """The contact sheet, a row for each place: the whole picture with its frame, then the crops with their PSNR."""
     columns = list(places[0].crops)
     figure = new_figure(2.1 * (len(columns) + 1), 2.3 * len(places) + 1)
@@ -252,7 +252,7 @@ def draw_sheet(report: dict[str, Any], places: Sequence[Place], path: Path) -> N
         for axis, column in zip(row[1:], columns, strict=True):
             head = column.replace(" (", "\n(") + "\n" if i == 0 else ""
             show(axis, place.crops[column], head + decibels(place, column))
-    save_figure(figure, path)
+    save_figure(figure, path, overwrite=overwrite)
 
 
 def decibels(place: Place, column: str) -> str:

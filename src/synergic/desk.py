@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,12 +31,30 @@ from synergic.tiling import blend
 
 log = logging.getLogger(__name__)
 
-DRAWINGS: dict[str, Callable[[Restorer, np.ndarray], np.ndarray]] = {"Where it borrowed": heat_picture}
-"""Views drawn on demand, under the words on their button: restorer, pixels H W C -> uint8 H W 3 of the same size. Each
-shows as a button of the page; the restorer is the one that the picture was restored with."""
+
+@dataclass(frozen=True)
+class Drawing:
+    """A view that is drawn on demand."""
+
+    draw: Callable[..., np.ndarray]
+    """restorer, pixels H W C; by name sigma and quality as the run was told them, and progress -> uint8 H W 3"""
+    legend: str
+    """how to read it"""
+
+
+DRAWINGS = {
+    "Where it borrowed": Drawing(
+        heat_picture, "Dark took more from its surroundings, bright more from similar places elsewhere."
+    )
+}
+"""Each shows as a button of the page, under these words; the restorer is the one that the picture was restored with."""
 
 SPARE_BYTES = 1_000_000_000
 """Pictures are refused when the disk has no more room than this."""
+VIEW_QUALITY = 95
+"""JPEG quality of what is only looked at: two thirds of the bytes of what is kept."""
+FEW_PIXELS = 100_000
+"""Below this, time hardly depends on the size."""
 STRIP = 256
 """Rows that are converted at a time, to bound memory."""
 
@@ -80,6 +99,12 @@ class Run:
     done: int = 0
     total: int = 0
     """tiles"""
+    ticked: float = 0.0
+    """seconds that those done took"""
+    expected: float | None = None
+    """seconds for all, by Pace: what is known before the first tile is done"""
+    result: str = "restored"
+    """what its picture is when it has ended well"""
     stopped: bool = False
     future: Future[None] = field(default_factory=Future)
 
@@ -89,7 +114,7 @@ class Run:
 
     def tick(self, done: int, total: int) -> None:
         """Called after every tile: the only moments at which a run can end early."""
-        self.done, self.total = done, total
+        self.done, self.total, self.ticked = done, total, self.elapsed()
         if self.stopped:
             raise StoppedError
         if self.elapsed() > self.seconds:
@@ -106,15 +131,38 @@ class Run:
         return 0.0 if self.started is None else time.monotonic() - self.started
 
     def state(self) -> dict[str, Any]:
-        """What the page shows. `state`: waiting, running, restored, stopped or failed; `seconds_left` once known."""
+        """What the page shows. `state`: waiting, running, stopped, failed or `result`. Once known, `seconds_left`, and
+        the `share` of its time that is over, 0 to 1."""
         if not self.future.done():
-            left = self.elapsed() / self.done * (self.total - self.done) if self.done else None
-            running = {"state": "running", "done": self.done, "total": self.total, "seconds_left": left}
-            return {"state": "waiting"} if self.started is None else running
+            return {"state": "waiting"} if self.started is None else {"state": "running", **self._progress()}
         error = StoppedError() if self.future.cancelled() else self.future.exception()
         if error is None:
-            return {"state": "restored"}
+            return {"state": self.result}
         return {"state": "stopped"} if isinstance(error, StoppedError) else {"state": "failed", "error": said(error)}
+
+    def _progress(self) -> dict[str, Any]:
+        elapsed, whole = self.elapsed(), self.ticked / self.done * self.total if self.done else self.expected
+        known = {"seconds_left": None, "share": None}
+        if whole is not None:
+            known = {"seconds_left": max(0.0, whole - elapsed), "share": min(1.0, elapsed / max(whole, 1e-6))}
+        return {"done": self.done, "total": self.total, **known}
+
+
+class Pace:
+    """How long work of a kind takes on this machine, by the last pieces of it that were done to their end."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, deque[tuple[int, float]]] = {}
+
+    @contextmanager
+    def kept(self, run: Run, kind: str, pixels: int) -> Iterator[None]:
+        """Tells the run how long this is expected to take, and remembers how long it took."""
+        begun, size = run.elapsed(), max(pixels, FEW_PIXELS)
+        last = self.last.setdefault(kind, deque(maxlen=5))
+        if last:
+            run.expected = begun + size * sum(seconds for _, seconds in last) / sum(size for size, _ in last)
+        yield
+        last.append((size, run.elapsed() - begun))
 
 
 def said(error: BaseException) -> str:
@@ -135,6 +183,10 @@ class Held:
     """the last one that was started"""
     restorer: Restorer | None = None
     """of the last one that was finished"""
+    told: dict[str, Any] = field(default_factory=dict)
+    """sigma and quality as that one was told them"""
+    drawings: dict[str, Run] = field(default_factory=dict)
+    """the last one of each of DRAWINGS"""
     gone: bool = False
     """its folder is thrown away"""
 
@@ -152,6 +204,11 @@ class Held:
         """A picture that browsers show."""
         return self.folder / f"{name}.jpg"
 
+    def under_way(self) -> list[Run]:
+        """What is in the line for it."""
+        runs = [self.run, *self.drawings.values()]
+        return [run for run in runs if run is not None and not run.future.done()]
+
 
 class Desk:
     """See the module. `folder` is its own; `defaults` are the options of every run that visitors have no say in."""
@@ -160,6 +217,7 @@ class Desk:
         self.folder, self.limits, self.defaults = folder, limits, defaults
         self.held: dict[str, Held] = {}
         self.line: list[Run] = []
+        self.pace = Pace()  # used by the one thread of `network`
         self.lock = Lock()  # of `held` and `line`
         self.file_lock = Lock()
         self.network = ThreadPoolExecutor(1, "network")
@@ -239,12 +297,12 @@ class Desk:
             held.run = self._enter(partial(self._restore, held, options))
         return held.run
 
-    def _enter(self, work: Callable[[Run], None]) -> Run:
+    def _enter(self, work: Callable[[Run], None], result: str = "restored") -> Run:
         """To be called with the lock."""
         self.line = [run for run in self.line if not run.future.done()]
         if len(self.line) >= self.limits.line:
             raise FullError(f"line: expected at most {self.limits.line} pictures, got one more; try again later")
-        run = Run(self.limits.seconds)
+        run = Run(self.limits.seconds, result=result)
         run.future = self.network.submit(self._take, work, run)
         self.line.append(run)
         return run
@@ -265,26 +323,38 @@ class Desk:
         with self._files_of(held):
             picture = read_picture(held.source, max_pixels=self.limits.pixels)
         restorer = options.restorer(picture)
-        quality = options.quality_for(picture, restorer)
-        restored = restorer(to_float(picture.pixels), sigma=options.sigma, quality=quality, progress=run.tick)
+        told = {"sigma": options.sigma, "quality": options.quality_for(picture, restorer)}
+        with self.pace.kept(run, "restoring", picture.pixels[..., 0].size):
+            restored = restorer(to_float(picture.pixels), **told, progress=run.tick)
+            self._keep(held, picture, restored)
+        held.restorer, held.told, held.last_use = restorer, told, time.monotonic()
+
+    def _keep(self, held: Held, picture: Picture, restored: np.ndarray) -> None:
+        """A result in place of the last one and of what was drawn of that."""
         with self._files_of(held):
             np.save(held.folder / "new.npy", restored)
             write_picture(held.view("restored"), visible(replace(picture, pixels=restored)), overwrite=True)
             (held.folder / "new.npy").replace(held.result)
             for name in DRAWINGS:
                 held.view(name).unlink(missing_ok=True)
-        held.restorer, held.last_use = restorer, time.monotonic()
 
     def state(self, token: str) -> dict[str, Any]:
-        """How far a picture is: Run.state, and how many are `ahead` of a waiting one, which `task` was restored."""
+        """How far a picture is: Run.state, and how many are `ahead` of a waiting one, which `task` was restored; and
+        the same of its `drawings`, once there are any."""
         held = self.find(token)
         if held.run is None:
             return {"state": "new"}
-        state = held.run.state()
-        if state["state"] == "waiting":
-            state["ahead"] = sum(not run.future.done() for run in takewhile(lambda run: run is not held.run, self.line))
+        state = self._state(held.run)
         if state["state"] == "restored" and held.restorer is not None:
             state["task"] = held.restorer.card.task
+        if held.drawings:
+            state["drawings"] = {name: self._state(run) for name, run in held.drawings.items()}
+        return state
+
+    def _state(self, asked: Run) -> dict[str, Any]:
+        state = asked.state()
+        if state["state"] == "waiting":
+            state["ahead"] = sum(not run.future.done() for run in takewhile(lambda run: run is not asked, self.line))
         return state
 
     # ---- out
@@ -312,20 +382,25 @@ class Desk:
         return path
 
     def draw(self, token: str, name: str) -> Run:
-        """Put one of DRAWINGS into the line, as a view of its name."""
+        """Put one of DRAWINGS into the line, as a view of its name; what is in the line or drawn already stays."""
         held = self.find(token)
         if name not in DRAWINGS or held.restorer is None:
             raise GoneError(f"view: expected one that can be drawn, got {name!r}; restore the picture first")
         with self.lock:
-            return self._enter(partial(self._draw, held, name, held.restorer))
+            run = held.drawings.get(name)
+            if run is None or run.stopped or (run.future.done() and not held.view(name).exists()):
+                run = self._enter(partial(self._draw, held, name), "drawn")
+                held.drawings = {**held.drawings, name: run}  # a new one: others may be reading the old one
+        return run
 
-    def _draw(self, held: Held, name: str, restorer: Restorer, run: Run) -> None:
+    def _draw(self, held: Held, name: str, run: Run) -> None:
+        """Of the last result when its turn comes, which may be a newer one than when it was asked for."""
         with self._files_of(held):
             picture = read_picture(held.source, max_pixels=self.limits.pixels)
-        drawn = DRAWINGS[name](restorer, picture.pixels)
-        run.tick(1, 1)
+        with self.pace.kept(run, name, picture.pixels[..., 0].size):
+            drawn = DRAWINGS[name].draw(held.restorer, picture.pixels, **held.told, progress=run.tick)
         with self._files_of(held):
-            write_picture(held.view(name), Picture(drawn, None, {}, None), overwrite=True)
+            write_picture(held.view(name), Picture(drawn, None, {}, VIEW_QUALITY), overwrite=True)
 
     # ---- away
 
@@ -334,8 +409,8 @@ class Desk:
         held = self.held.pop(token, None)
         if held is None:
             return
-        if held.run is not None:
-            held.run.stop()
+        for run in held.under_way():
+            run.stop()
         self.files.submit(self._remove, held)
 
     def _remove(self, held: Held) -> None:
@@ -346,8 +421,7 @@ class Desk:
     def sweep(self) -> None:
         """Throw away what nobody has used for long; a picture in the line is in use."""
         for token, held in list(self.held.items()):
-            busy = held.run is not None and not held.run.future.done()
-            if not busy and time.monotonic() - held.last_use > self.limits.idle_seconds:
+            if not held.under_way() and time.monotonic() - held.last_use > self.limits.idle_seconds:
                 self.forget(token)
 
     def close(self) -> None:
@@ -364,7 +438,7 @@ def visible(picture: Picture) -> Picture:
     """What browsers show as JPEG: 8-bit, over white where transparent, colour profile kept, all else left out."""
     profile = {name: value for name, value in picture.metadata.items() if name == "icc-profile-data"}
     planes = (picture.pixels,) if picture.alpha is None else (picture.pixels, picture.alpha[:, :, None])
-    return Picture(in_strips(over_white, *planes), None, profile, None)
+    return Picture(in_strips(over_white, *planes), None, profile, VIEW_QUALITY)
 
 
 def over_white(pixels: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from synergic.card import Card, told_strength
+from synergic.card import Card, check_file, told_strength
 from synergic.config import read_config
 from synergic.errors import SynergicError
 from synergic.tiling import TILE_SIZE, Progress, check_tile_size, restore_picture
@@ -45,12 +45,12 @@ class OnnxRestorer:
             raise SynergicError(f"precision: expected auto or float32 with the onnx engine, got {precision!r}")
         tile_size = TILE_SIZE if tile_size is None else tile_size
         check_tile_size(tile_size)
+        kind = "a model written by `synergic export`"
+        check_file(Path(path), kind)
         try:
             model = Path(path).read_bytes()
         except OSError as error:
-            raise SynergicError(
-                f"{path}: expected a model written by `synergic export`, got {error.strerror}"
-            ) from None
+            raise SynergicError(f"{path}: expected {kind}, got {error.strerror}; check its rights") from None
         read = OnnxModel.from_bytes(model, path)
         return cls(read, read.card, tile_size, ensemble)
 
@@ -94,8 +94,11 @@ class OnnxModel:
     """Name of the input for the strength; None for a model that works without."""
 
     @classmethod
-    def from_bytes(cls, model: bytes, source: str | Path) -> Self:
-        """A model in one file; anything else raises SynergicError, which names `source`."""
+    def from_bytes(cls, model: bytes, source: str | Path, side: int | None = None) -> Self:
+        """A model in one file; anything else raises SynergicError, which names `source`.
+
+        side: the only height and width that it will see, told to ONNX Runtime beforehand, as darktable does.
+        """
         onnx, runtime = require("onnx", "onnxruntime")
         try:
             parsed = onnx.load_model_from_string(model)
@@ -120,6 +123,8 @@ class OnnxModel:
         threads = os.environ.get("OMP_NUM_THREADS", "")  # as PyTorch reads it; 0: as many as there are cores
         options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
         options.log_severity_level = 3  # errors only
+        for name in ("height", "width") if side is not None else ():
+            options.add_free_dimension_override_by_name(name, side)
         try:
             session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's have no common class

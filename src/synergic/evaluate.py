@@ -1,6 +1,7 @@
 """Benchmark figures with their exact protocol."""
 
 import json
+import re
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -19,11 +20,12 @@ from torch import Generator, Tensor
 from synergic.data import matlab_luma, read_folder, to_colors, to_tensor, to_uint8
 from synergic.degradations import add_gaussian_noise, add_jpeg_artifacts
 from synergic.errors import SynergicError
-from synergic.files import whole_file
-from synergic.images import Picture, encode_png, write_picture
+from synergic.files import check_free, write_text
+from synergic.images import Picture, encode_png, find_pictures, write_picture
 from synergic.metrics import psnr, psnr_b, ssim
 from synergic.network import count_parameters
 from synergic.restore import Restorer
+from synergic.stores import identity
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Protocol:
         given = [name for name in ("sigma", "quality", "pairs") if getattr(self, name) is not None]
         if len(given) != 1:
             raise SynergicError(f"evaluate: expected one of sigma, quality, pairs, got {' and '.join(given) or 'none'}")
+
+    def identities(self) -> set[object]:
+        """Of every picture that is read, see `stores.identity`."""
+        folders = [folder for folder in (self.data, self.pairs) if folder is not None]
+        return {identity(path) for path, _ in find_pictures(folders)}
 
     def samples(self, colors: int) -> Iterator[tuple[str, Tensor, np.ndarray]]:
         """(name, degraded float32 C H W, clean uint8 H W C); gray if `colors` is 1, else as the files are."""
@@ -108,12 +115,16 @@ def read_by_name(folder: Path) -> dict[str, np.ndarray]:
     return pictures
 
 
-def evaluate(restorer: Restorer, protocol: Protocol, save: Path | None = None) -> dict[str, Any]:
+def evaluate(
+    restorer: Restorer, protocol: Protocol, save: Path | None = None, *, overwrite: bool = False
+) -> dict[str, Any]:
     """PSNR and SSIM of every picture and their means; PSNR-B for gray JPEGs.
 
-    `save`: folder for the restored pictures and for index.html, a page that shows them beside degraded and clean.
+    `save`: folder for the restored pictures and for index.html, a page that shows them beside degraded and clean. What
+    such a page shows of an earlier run is replaced; other files that exist raise SynergicError unless `overwrite`.
     """
     images, shown = [], []
+    earlier = set[str]() if save is None else check_save(save, protocol, overwrite)
     sigma, quality = (None, None) if protocol.blind else (protocol.sigma, protocol.quality)
     for name, degraded, clean in protocol.samples(restorer.network.config.colors):
         with torch.inference_mode():
@@ -127,7 +138,8 @@ def evaluate(restorer: Restorer, protocol: Protocol, save: Path | None = None) -
             scores["psnr_b"] = psnr_b(restored, clean)
         images.append((name, scores))
         if save is not None:
-            write_picture(save / f"{name}.png", Picture(restored, None, {}, None), overwrite=True)
+            replaced = overwrite or name in earlier
+            write_picture(save / f"{name}.png", Picture(restored, None, {}, None), overwrite=replaced)
             kinds = {"degraded": to_uint8(degraded), "restored": restored, "clean": clean}
             shown.append({kind: b64encode(encode_png(pixels)).decode() for kind, pixels in kinds.items()})
     means = {key: fmean(scores[key] for _, scores in images) for key in images[0][1]}
@@ -141,6 +153,59 @@ def evaluate(restorer: Restorer, protocol: Protocol, save: Path | None = None) -
     if save is not None:
         write_page(save / "index.html", report, shown)
     return report
+
+
+def check_save(save: Path, protocol: Protocol, overwrite: bool) -> set[str]:
+    """Refuse a folder in which a picture of the protocol would be lost, or unless `overwrite` a file that no earlier
+    run wrote: before the first picture is restored. Returns the names that an earlier run's page shows."""
+    for folder in (protocol.data, protocol.pairs):
+        if folder is not None and related(save.resolve(), folder.resolve()):
+            raise SynergicError(
+                f"{save}: expected a folder apart from {folder}, got one that shares pictures with it; choose another"
+            )
+    earlier, read = shown_in(save / "index.html"), protocol.identities()
+    for _, relative in find_pictures([protocol.data])[: protocol.limit]:
+        name = str(relative.with_suffix(""))
+        check_not_read(save / f"{name}.png", read)
+        check_free(save / f"{name}.png", overwrite or name in earlier)
+    check_free(save / "index.html", overwrite or bool(earlier))
+    return earlier
+
+
+def related(one: Path, other: Path) -> bool:
+    """Are two resolved folders the same, or is one of them in the other?"""
+    return one == other or one in other.parents or other in one.parents
+
+
+def check_not_read(path: Path, read: set[object]) -> None:
+    """Refuse an output that is one of the pictures that are read, by their identities."""
+    if path.exists() and identity(path) in read:
+        raise SynergicError(f"{path}: expected an output apart from the inputs, got one of them; choose another name")
+
+
+def shown_in(page: Path) -> set[str]:
+    """Names of the pictures on a page of an earlier run; none if it is another page or there is none."""
+    try:
+        text = page.read_text(encoding="utf-8")
+        held = re.search(r'<script type="application/json" id="report">(.*?)</script>', text, re.DOTALL)
+        return {image["name"] for image in json.loads(held[1])["images"]} if held else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def check_report(path: Path, protocol: Protocol, overwrite: bool) -> None:
+    """Refuse a name for the report that a picture of the protocol has, or unless `overwrite` anything but a report."""
+    check_not_read(path, protocol.identities())
+    check_free(path, overwrite or is_report(path))
+
+
+def is_report(path: Path) -> bool:
+    """Is it a report in JSON that `evaluate` wrote?"""
+    try:
+        report = json.loads(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(report, dict) and {"images", "protocol", "weights"} <= report.keys()
 
 
 def seconds_per_megapixel(restorer: Restorer, side: int = 512, rounds: int = 3) -> float:
@@ -160,8 +225,7 @@ def write_page(path: Path, report: dict[str, Any], shown: Sequence[dict[str, str
     title = f"{report['weights']} on {Path(report['protocol']['data']).name}"
     text = json.dumps(finite(report | {"images": images, "title": title}))
     page = files("synergic").joinpath("report.html").read_text(encoding="utf-8")
-    with whole_file(path, overwrite=True) as unfinished:
-        unfinished.write_text(page.replace("{{report}}", text.replace("<", "\\u003c")), encoding="utf-8")
+    write_text(path, page.replace("{{report}}", text.replace("<", "\\u003c")), overwrite=True)
 
 
 def finite(value: Any) -> Any:

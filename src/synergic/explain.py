@@ -227,6 +227,7 @@ def explain(
     sigma: float | None = None,
     quality: int | None = None,
     progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> TradeOff:
     """Draw the figure: degraded, restored and heat map; each block's fusion weights; and for each query the patches
     that it attends to in each block, patch-wise above pixel-wise.
@@ -257,7 +258,7 @@ def explain(
             "patch-wise and pixel-wise compare the same Q and K"
         )
         draw_query(row, query)
-    save_figure(figure, path)
+    save_figure(figure, path, overwrite=overwrite)
     return found
 
 
@@ -328,11 +329,18 @@ def bounds(share: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def heat_picture(restorer: Restorer, pixels: np.ndarray) -> np.ndarray:
+def heat_picture(
+    restorer: Restorer,
+    pixels: np.ndarray,
+    *,
+    sigma: float | None = None,
+    quality: int | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
     """The heat map as a picture of the same size, dark local, bright non-local. H W C -> uint8 H W 3."""
     from matplotlib import colormaps
 
-    share = trade_off(restorer, pixels).share
+    share = trade_off(restorer, pixels, sigma=sigma, quality=quality, progress=progress).share
     low, high = bounds(share)
     return colormaps[HEAT]((share - low) / max(high - low, 1e-6), bytes=True)[..., :3]
 

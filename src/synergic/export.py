@@ -9,13 +9,13 @@ import json
 import logging
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from math import ceil, lcm
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnxscript
 import torch
@@ -28,14 +28,21 @@ from synergic.attention import patch_attention
 from synergic.card import UNKNOWN_STRENGTH, Card
 from synergic.engine import FORMAT, OnnxModel
 from synergic.errors import SynergicError
-from synergic.files import whole_file
+from synergic.files import check_free, whole_file
 from synergic.network import NonLocalAttention, SATNet, SATNetConfig, fold_batch_norm
 from synergic.weights import load_weights
 
 OPSET = 18
 op: Any = onnxscript.opset18
+if TYPE_CHECKING:
+    FLOATS: TypeAlias = Any
+    INTS: TypeAlias = Any
+else:  # of any rank; FLOAT and INT64 alone are numbers, and said so in the graph
+    FLOATS, INTS = FLOAT[...], INT64[...]
 SIZES = (1, 1), (7, 5), (65, 97), (256, 256), (300, 500)
 """Heights and widths at which an export is compared with its network: odd, smaller than a patch, than a window."""
+FIXED = 192, 192
+"""A tile of darktable, which fixes the size before it loads a model."""
 TOLERANCE = 1e-4
 """Largest difference from the network, relative to the largest value of its output."""
 
@@ -55,13 +62,14 @@ def export(
         raise SynergicError(f"{target}: expected a name that ends in {' or '.join(wanted)}")
     beside = target.with_name("config.json") if darktable and target.suffix == ".onnx" else target
     for path in {target, beside}:
-        if path.exists() and not overwrite:
-            raise SynergicError(f"{path}: exists; pass --overwrite to replace it")
+        check_free(path, overwrite)
     network, card = load_weights(name_or_path)
     if darktable:
         check_for_darktable(network.config, card, blind)
     model = traced(fold_batch_norm(network), card, blind)
     errors = parity(network, OnnxModel.from_bytes(model, target))
+    if darktable:
+        errors |= parity(network, OnnxModel.from_bytes(model, target, side=FIXED[0]), sizes=[FIXED])
     for (height, width), error in errors.items():
         if not error <= TOLERANCE:  # not a number, too
             raise SynergicError(
@@ -126,8 +134,8 @@ def quiet() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def parity(network: SATNet, model: OnnxModel) -> dict[tuple[int, int], float]:
-    """The largest relative error of a model at each of `SIZES`, with the strength known and unknown.
+def parity(network: SATNet, model: OnnxModel, sizes: Sequence[tuple[int, int]] = SIZES) -> dict[tuple[int, int], float]:
+    """The largest relative error of a model at each of the sizes, with the strength known and unknown.
 
     Relative error: the largest difference over the largest value of the network's output. The picture is waves, which
     repeat, under noise.
@@ -135,7 +143,7 @@ def parity(network: SATNet, model: OnnxModel) -> dict[tuple[int, int], float]:
     generator = torch.Generator().manual_seed(0)
     strengths = [25 / 255, UNKNOWN_STRENGTH] if model.plane else [UNKNOWN_STRENGTH]
     errors = {}
-    for height, width in SIZES:
+    for height, width in sizes:
         waves = torch.sin(torch.arange(height) / 3)[:, None] * torch.sin(torch.arange(width) / 5)
         noise = torch.randn(1, network.config.colors, height, width, generator=generator)
         degraded = 0.5 + 0.3 * waves + 0.1 * noise
@@ -150,6 +158,11 @@ def parity(network: SATNet, model: OnnxModel) -> dict[tuple[int, int], float]:
 
 def check_for_darktable(config: SATNetConfig, card: Card, blind: bool) -> None:
     """Refuse weights that darktable cannot use as they are."""
+    if config.colors == 1:
+        raise SynergicError(
+            f"{card.name}: expected colour weights, got gray ones, which take three times the memory for darktable's "
+            "three channels; use color-denoise or photo"
+        )
     if config.nonlocal_attention is not None and config.window is None:
         raise SynergicError(
             f"{card.name}: expected attention in windows, got it over the whole picture, which darktable's tiles of "
@@ -282,22 +295,22 @@ def attention_in_onnx(
 
 @onnxscript.script(default_opset=op)
 def attend_in_strips(
-    q: FLOAT,
-    k: FLOAT,
-    v: FLOAT,
+    q: FLOATS,
+    k: FLOATS,
+    v: FLOATS,
     rows: INT64,
     query_rows: INT64,  # R a i: where the pixels of its patches lie
-    query_columns: INT64,  # S b j
+    query_columns: INTS,  # S b j
     key_rows: INT64,  # R c i
-    key_columns: INT64,  # S d j
-    outside: FLOAT,  # R S 1 c*d
-    query_shape: INT64,
-    key_shape: INT64,
-    value_shape: INT64,
-    patch_shape: INT64,
-    strip_shape: INT64,
-    strips: FLOAT,  # none yet
-) -> FLOAT:
+    key_columns: INTS,  # S d j
+    outside: FLOATS,  # R S 1 c*d
+    query_shape: INTS,
+    key_shape: INTS,
+    value_shape: INTS,
+    patch_shape: INTS,
+    strip_shape: INTS,
+    strips: FLOATS,  # none yet
+) -> FLOATS:
     """Attended patches, N R*a S*b i j C: one row of windows at a time, so that memory stays small."""
     for row in range(rows):  # type: ignore[call-overload]  # becomes ONNX's Loop
         queries = op.Gather(op.Gather(q, op.Gather(query_rows, row), axis=1), query_columns, axis=3)  # N a i S b j C

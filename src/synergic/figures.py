@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synergic.errors import SynergicError
-from synergic.files import whole_file
+from synergic.files import check_free, whole_file
 from synergic.images import from_float, to_float
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def check_figure(path: Path, overwrite: bool) -> None:
         raise SynergicError(f"{path}: figures need matplotlib, got no such package; pip install 'synergic[figures]'")
     if path.suffix.lower() not in FORMATS:
         raise SynergicError(f"{path}: expected a name ending in one of {' '.join(FORMATS)}, got '{path.suffix}'")
-    if path.exists() and not overwrite:
-        raise SynergicError(f"{path}: exists; pass --overwrite to replace it")
+    check_free(path, overwrite)
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -43,9 +42,9 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: Path, *, overwrite: bool = True) -> None:
     """Write a figure in the format of its suffix; it appears whole or not at all."""
-    with whole_file(path, overwrite=True) as unfinished:
+    with whole_file(path, overwrite=overwrite) as unfinished:
         figure.savefig(unfinished, dpi=120)
 
 

@@ -1,9 +1,14 @@
 """Files that appear whole or not at all, and what a run that was killed leaves behind."""
 
+import ctypes
+import errno
 import os
+import re
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +19,13 @@ try:
 except ImportError:  # Windows, which refuses to delete a file that is open: the lock comes with the handle
     fcntl = None  # type: ignore[assignment]
 
-_UNFINISHED = ".synergic-"
+_UNFINISHED = re.compile(r"\.synergic-[0-9a-f]{16}(\.[^.]*)?")
+_RIGHTS = ContextVar("rights", default=0o666)
+_UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What file systems say that know no hard links (exFAT, some network folders), or no rename that replaces nothing."""
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+"""fcntl.h and linux/fs.h."""
 
 
 @contextmanager
@@ -26,13 +37,12 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises SynergicError if the file exists and not `overwrite`, or if the system cannot write it.
     """
-    unfinished = path.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}{path.suffix.lower()}")
+    unfinished = path.with_name(f".synergic-{secrets.token_hex(8)}{path.suffix.lower()}")
     try:
-        if path.exists() and not overwrite:
-            raise SynergicError(_exists(path))
+        check_free(path, overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with unfinished.open("xb") as file:
+            with os.fdopen(os.open(unfinished, _NEW, _RIGHTS.get()), "wb") as file:
                 with suppress(OSError):  # a file system without locks
                     _lock(file)
                 yield unfinished
@@ -47,6 +57,28 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         ) from error
 
 
+@contextmanager
+def rights(mode: int) -> Iterator[None]:
+    """Whole files that this block writes are for nobody whom `mode` shuts out; the umask applies as well."""
+    token = _RIGHTS.set(0o600 | mode & 0o666)
+    try:
+        yield
+    finally:
+        _RIGHTS.reset(token)
+
+
+def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
+    """Write a text as a whole file, in UTF-8."""
+    with whole_file(path, overwrite=overwrite) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuse a name that is taken: a command asks before it computes anything."""
+    if path.exists() and not overwrite:
+        raise SynergicError(_exists(path))
+
+
 def _exists(path: Path) -> str:
     return f"{path}: exists; pass --overwrite to replace it"
 
@@ -54,7 +86,9 @@ def _exists(path: Path) -> str:
 def remove_unfinished(folder: Path) -> None:
     """Delete what killed runs left half-written in `folder`: hidden files that no living run holds locked. An object
     store shows none."""
-    for path in folder.glob(f"{_UNFINISHED}*") if isinstance(folder, Path) else ():
+    for path in folder.glob(".synergic-*") if isinstance(folder, Path) else ():
+        if _UNFINISHED.fullmatch(path.name) is None:  # somebody's own
+            continue
         with suppress(OSError), path.open("r+b") as file:  # locked, gone meanwhile, or not ours to delete
             _lock(file)
             path.unlink()
@@ -74,10 +108,32 @@ def _publish(unfinished: Path, path: Path, overwrite: bool) -> None:
     try:
         try:
             os.link(unfinished, path)
-        except FileExistsError:
-            raise
-        except OSError:  # exFAT and some network folders know no hard links: claim the name, then take it
-            path.open("xb").close()
-            unfinished.replace(path)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            if not _renamed(unfinished, path):
+                _claim(unfinished, path)
     except FileExistsError as error:
         raise SynergicError(_exists(path)) from error
+
+
+def _renamed(unfinished: Path, path: Path) -> bool:
+    """Rename, but replace nothing; False where the system cannot. Raises OSError."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(unfinished), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE) == 0:
+        return True
+    if (number := ctypes.get_errno()) in _UNSUPPORTED:
+        return False
+    raise OSError(number, os.strerror(number))
+
+
+def _claim(unfinished: Path, path: Path) -> None:
+    """Make an empty file of the name, which fails where there is one, and replace it. A kill in between leaves it."""
+    path.open("xb").close()
+    try:
+        unfinished.replace(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

@@ -63,6 +63,7 @@ class Restorer:
         """Restore one picture.
 
         image: H W or H W C with C = 1 (gray) or 3 (RGB); uint8, uint16, or float in [0, 1].
+        Floats up to 16 are let pass, and a little below 0: -0.25, and what noise adds to it.
         Returns the restored picture, same shape and dtype; floats are not clipped. Gray stays gray.
         sigma: standard deviation of the noise on the 0-255 scale, for weights that take it; unknown unless given.
         quality: JPEG quality, 1-100, likewise. strength: blend with the input, 0 (input) to 1 (restored).

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def place(text: str) -> Path:
-    """The path, or what a URL names. Raises SynergicError for a store that cannot be reached."""
+    """The path, or what a URL names. Raises SynergicError for a store that cannot be reached, and for "", which would
+    be the current folder and comes of a variable that is not set."""
+    if not text:
+        raise SynergicError("'': expected a path or a URL, got an empty name; the current folder is .")
     if "://" not in text:
         return Path(text)
     try:
@@ -51,9 +54,17 @@ def reached(named: "Path | UPath") -> Iterator[None]:
 def files_in(folder: "Path | UPath") -> list[Path]:
     """All files in a folder and its folders, by their path relative to it, sorted."""
     if isinstance(folder, Path):
-        return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        return sorted(path.relative_to(folder) for path in folder.rglob("*") if is_file(path))
     with reached(folder):
         return sorted(Path(name).relative_to(folder.path) for name in folder.fs.find(folder.path))
+
+
+def is_file(path: Path) -> bool:
+    """Is it a file? Not one if the system does not tell: its folder may be listed and not entered."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def identity(file: "Path | UPath") -> object:

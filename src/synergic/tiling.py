@@ -17,6 +17,11 @@ OVERLAP = 48
 at most 0.8 % off its neighbourhood's; with 32 pixels, 2 %."""
 STRIP = 64
 """Rows that are blended at once: what lies between input and output is float32, several times, and need not be more."""
+LEAST, MOST = -0.25, 16
+"""Floats that networks of pictures in [0, 1] restore, without their noise: `photo` leaves a clean photograph of 0 to 16
+at 45 dB and one of -0.25 to 1 at 43, but one of -0.5 to 0.5 at 27 and one of -1 to 0 at 8."""
+NOISE = 1.75
+"""Noise may go below by so much: six times the standard deviation of the strongest that there are weights for."""
 
 Progress = Callable[[int, int], None]
 """Called after every tile with how many are done, of how many."""
@@ -33,14 +38,14 @@ def restore_picture(
 ) -> np.ndarray:
     """One picture through `function` in tiles, smaller ones if memory runs out: the shape and dtype that came in.
 
-    image: H W or H W C with C = 1 or 3; uint8, uint16, or float in [0, 1]. Gray that is stored as RGB stays gray.
+    image: H W or H W C with C = 1 or 3; uint8, uint16, or float in [0, 1]. Gray that is stored as RGB
+    stays gray.
     function, strength, progress and align: as in `map_tiles`. ensemble: the mean over 8 flips and turns of every tile.
     """
     pixels = checked(image)
     if not 0 <= strength <= 1:
         raise SynergicError(f"strength: expected 0 to 1, got {strength}")
-    gray_as_rgb = pixels.shape[2] == 3 and bool((pixels == pixels[..., :1]).all())
-    seen = pixels[..., :1] if gray_as_rgb else pixels
+    seen = pixels[..., :1] if is_gray(pixels) else pixels
 
     def restore_tile(tile: np.ndarray) -> np.ndarray:
         views = range(8 if ensemble else 1)
@@ -54,12 +59,17 @@ def restore_picture(
     while True:
         try:
             restored = map_tiles(restore_tile, seen, tile_size, OVERLAP, progress, strength, align)
-            return np.broadcast_to(restored, pixels.shape).reshape(image.shape)
+            whole = restored if restored.shape == pixels.shape else np.repeat(restored, 3, axis=2)  # the caller's own
+            return whole.reshape(image.shape)
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
             if not is_out_of_memory(error):
                 raise
             if tile_size // 2 < SMALLEST_TILE:
-                raise SynergicError(f"memory: expected enough for tiles of {tile_size} pixels, got less") from error
+                said = next(iter(str(error).splitlines()), type(error).__name__)  # oneDNN may mean something else
+                raise SynergicError(
+                    f"memory: expected enough for tiles of {tile_size} pixels, got less ({said}); "
+                    "close other programs or take a larger machine"
+                ) from error
         tile_size //= 2
 
 
@@ -87,9 +97,29 @@ def checked(image: np.ndarray) -> np.ndarray:
         raise SynergicError(f"picture: expected H W, H W 1 or H W 3, got {image.shape}; give alpha separately")
     if pixels.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
         raise SynergicError(f"picture: expected uint8, uint16 or float in [0, 1], got {pixels.dtype}; convert it")
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise SynergicError("picture: expected finite values, got NaN or infinity; replace them first")
+    if pixels.dtype.kind == "f":
+        least, most = pixels.min(), pixels.max()
+        if not np.isfinite([least, most]).all():
+            raise SynergicError("picture: expected finite values, got NaN or infinity; replace them first")
+        if least < LEAST - NOISE or most > MOST or (least < LEAST and smoothed(pixels).min() < LEAST):
+            got = f"{least:.4g} to {most:.4g}"
+            raise SynergicError(f"picture: expected floats of about 0 (black) to 1 (white), got {got}; scale them")
     return pixels
+
+
+def is_gray(pixels: np.ndarray) -> bool:
+    """Has a picture H W C one channel, or several that are equal?"""
+    return pixels.shape[2] == 1 or bool((pixels == pixels[..., :1]).all())
+
+
+def smoothed(pixels: np.ndarray) -> np.ndarray:
+    """Means of blocks of 8 x 8, in which little of the noise is left. H W C -> H/8 W/8 C; what is over stays out."""
+    height, width, channels = pixels.shape
+    rows, columns = min(height, 8), min(width, 8)
+    whole = pixels[: height // rows * rows, : width // columns * columns]
+    blocks = whole.reshape(height // rows, rows, width // columns, columns, channels)
+    means: np.ndarray = blocks.mean((1, 3), dtype=np.float64)
+    return means
 
 
 def turned(tile: np.ndarray, k: int) -> np.ndarray:

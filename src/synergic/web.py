@@ -1,8 +1,8 @@
 """The page in the browser: `synergic serve`.
 
 Gradio draws it. Pictures do not pass through Gradio, which would make paths of their names and fetch URLs, but through
-the few routes of `build_app`; they end in desk.py, and guard.py stands before them. What the page does with the routes
-is in page/page.js; docs/page.md describes them for other programs.
+the routes of `build_routes`; they end in desk.py, and guard.py stands before them. What the page does with them is in
+page/page.js; docs/page.md describes them for other programs.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect
 
 from synergic.batch import Options
 from synergic.card import published_weights
-from synergic.desk import DRAWINGS, Desk, FullError, GoneError, Limits, Run, StoppedError
+from synergic.desk import DRAWINGS, Desk, FullError, GoneError, Limits, Run, StoppedError, said
 from synergic.errors import SynergicError
 from synergic.guard import Guard
 from synergic.weights import read_header
@@ -49,6 +49,7 @@ STATUS: dict[type[Exception], int] = {FullError: 503, GoneError: 404, TooLargeEr
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "Refused: why, in one line", "content": {"text/plain": {}}},
+    500: {"description": "Broken here: in one line; the server's log says more", "content": {"text/plain": {}}},
     503: {"description": "Full: which limit, in one line; try again later", "content": {"text/plain": {}}},
 }
 """What the description of the routes says of errors, in place of FastAPI's 422, which none answers with."""
@@ -90,8 +91,8 @@ def serve(listening: socket.socket, host: str, limits: Limits, ready: Callable[[
             desk.close()
 
 
-def build_app(desk: Desk) -> Any:
-    """The page and its routes as an ASGI application."""
+def build_routes(desk: Desk) -> FastAPI:
+    """The routes without the page."""
     app = FastAPI(title="Synergic", docs_url=None, redoc_url=None, lifespan=partial(sweeping, desk), responses=REFUSALS)
     routes = Routes(desk)
     body: dict[str, Any] = {"requestBody": {"content": {"application/octet-stream": {}}}}
@@ -103,10 +104,18 @@ def build_app(desk: Desk) -> Any:
     app.add_api_route("/pictures/{token}/run", routes.stop, methods=["DELETE"], status_code=204)
     app.add_api_route("/pictures/{token}/file", routes.file, methods=["GET"])
     app.add_api_route("/pictures/{token}/views/{view}", routes.view, methods=["GET"])
+    app.add_api_route("/pictures/{token}/views/{view}", routes.draw, methods=["POST"], status_code=202)
+    app.add_api_route("/pictures/{token}/views/{view}", routes.stop_drawing, methods=["DELETE"], status_code=204)
     app.add_exception_handler(SynergicError, refuse)
     app.add_exception_handler(RequestValidationError, refuse_parameter)
+    app.add_exception_handler(Exception, break_down)
     for left in (ClientDisconnect, StoppedError):
         app.add_exception_handler(left, lambda *_: Response(status_code=499))  # nobody is there to read it
+    return app
+
+
+def build_app(desk: Desk) -> Any:
+    """The page and its routes as an ASGI application."""
     os.environ["GRADIO_RUN_HISTORY"] = "False"  # or the browser would record what was done
     os.environ["GRADIO_TEMP_DIR"] = str(desk.folder / "gradio")  # or it would make one that all users share
     import gradio as gr  # reads them on import
@@ -121,7 +130,7 @@ def build_app(desk: Desk) -> Any:
         block_info_text_color="*neutral_600",
     )
     return gr.mount_gradio_app(
-        app,
+        build_routes(desk),
         build_page(desk.limits),
         path="/",
         footer_links=[],
@@ -160,6 +169,11 @@ def refuse_parameter(_: Request, error: RequestValidationError) -> Response:
     return PlainTextResponse(f"{first['loc'][-1]}: {first['msg']}, got {first.get('input')!r}\n", 400)
 
 
+def break_down(_: Request, error: Exception) -> Response:
+    """An error of ours as one line of text; the log gets the rest."""
+    return PlainTextResponse(f"{said(error)}\n", 500)
+
+
 class Routes:
     """What can be asked over HTTP. Errors are one line of text."""
 
@@ -191,7 +205,10 @@ class Routes:
         """A file in; its token, size and the task that automatic chooses out."""
         token = await self._receive(request, name)
         try:
-            return await self._in_files(self.desk.look, token)
+            picture = await self._in_files(self.desk.look, token)
+            if await request.is_disconnected():  # nobody learns the token
+                raise ClientDisconnect
+            return picture
         except BaseException:
             self.desk.forget(token)
             raise
@@ -217,11 +234,19 @@ class Routes:
         path = await self._in_files(self.desk.save, token, strength)
         return FileResponse(path, background=BackgroundTask(path.unlink, missing_ok=True))
 
-    async def view(self, request: Request, token: str, view: str) -> FileResponse:
-        """A picture to look at; one of DRAWINGS is drawn when first asked for."""
-        if view in DRAWINGS and not self.desk.find(token).view(view).exists():
-            await finished(self.desk.draw(token, view), request)
+    def view(self, token: str, view: str) -> FileResponse:
+        """A picture to look at."""
         return FileResponse(self.desk.view(token, view))
+
+    def draw(self, token: str, view: str) -> dict[str, Any]:
+        """Draw one of DRAWINGS, when its turn comes."""
+        self.desk.draw(token, view)
+        return self.desk.state(token)
+
+    def stop_drawing(self, token: str, view: str) -> None:
+        """Do not draw it after all."""
+        if run := self.desk.find(token).drawings.get(view):
+            run.stop()
 
     def forget(self, token: str) -> None:
         """Delete it with all that came of it."""
@@ -233,14 +258,15 @@ class Routes:
         too_large = TooLargeError(f"file: expected at most {limits.file_bytes:,} bytes, got more; make it smaller")
         if int(request.headers.get("content-length", 0)) > limits.file_bytes:
             raise too_large
-        token = self.desk.accept(name)
+        token = await asyncio.to_thread(self.desk.accept, name)  # a slow disk keeps no other visitor waiting
         try:
             async with asyncio.timeout(limits.seconds):
                 with self.desk.find(token).source.open("wb") as file:
                     async for chunk in request.stream():
+                        self.desk.find(token)  # in use, however long it takes
                         size += len(chunk)
                         if size <= limits.file_bytes:
-                            file.write(chunk)
+                            await asyncio.to_thread(file.write, chunk)
                         elif size > 2 * limits.file_bytes:
                             break
             if size > limits.file_bytes:  # read to its end if that is near: who is still sending loses the answer
@@ -279,7 +305,9 @@ def build_page(limits: Limits) -> Any:
                 js_on_load=page_path("page.js").read_text("utf-8"),
                 apply_default_css=False,
                 file_bytes=limits.file_bytes,
-                drawings=list(DRAWINGS),
+                kept=limits.kept,
+                words=WORDS,
+                drawings={name: drawing.legend for name, drawing in DRAWINGS.items()},
             )
         with gr.Column(scale=1, min_width=280, elem_id="panel"):
             strength = gr.Slider(0, 100, 100, step=1, label="Strength, %", elem_id="strength", buttons=[])
@@ -292,15 +320,17 @@ def build_page(limits: Limits) -> Any:
                 info="Automatic suits most pictures.",
                 elem_id="task",
             )
-            sigma = gr.Textbox(label="How strong, 0 to 255", placeholder="not known", elem_id="sigma")
+            sigma = gr.Textbox(label="Grain, 0 to 255 (sigma)", placeholder="not known", elem_id="sigma")
             quality = gr.Textbox(label="JPEG quality, 1 to 100", placeholder="as in the file", elem_id="quality")
             again = gr.Button("Restore again", elem_id="again")
+            again_all = gr.Button("Restore all again", elem_id="again-all")
         strength.change(None, strength, None, js="(percent) => synergic.blend(percent / 100)")
         save.click(None, None, None, js="() => synergic.save(false)")
         save_all.click(None, None, None, js="() => synergic.save(true)")
         asked = [task, sigma, quality]
         gr.on([part.change for part in asked], None, asked, None, js="(...asked) => synergic.ask(...asked)")
-        again.click(None, None, None, js="() => synergic.again()")
+        again.click(None, None, None, js="() => synergic.again(false)")
+        again_all.click(None, None, None, js="() => synergic.again(true)")
     return page
 
 

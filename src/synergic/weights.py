@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from synergic.card import Card, find_weights
+from synergic.card import Card, check_file, find_weights
 from synergic.config import read_config
 from synergic.errors import SynergicError
 from synergic.files import whole_file
@@ -21,8 +21,6 @@ FORMAT = "synergic-1"
 STATE_DICT_FORMAT = "synergic-state-dict-1"
 CONFIG_KEY = "config"
 """The tensor that holds the configuration where a program reads nothing but tensors."""
-MAX_BYTES = 1 << 30
-"""The largest file that is opened as weights: two hundred times the published ones."""
 
 _TYPES = {torch.float32: "F32", torch.int64: "I64"}  # as safetensors writes the types that a network holds
 
@@ -81,9 +79,7 @@ def read_header(path: Path) -> tuple[SATNetConfig, Card]:
 
 def open_safetensors(path: Path) -> Any:
     """The open file: a context manager with `metadata()`, `keys()` and `get_tensor(key)`. Raises SynergicError."""
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise SynergicError(f"{path}: expected a safetensors file of at most {MAX_BYTES:,} bytes, got {size:,}")
+    check_file(path, "a safetensors file")
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:

@@ -1,16 +1,22 @@
 // The page's behaviour. `element` (page.html) and `props` come from Gradio; its controls call `window.synergic`.
 // A picture of the page: {file, name, state, token, width, height, asked, results, error, ...}. Its state: queued,
-// sending, then what the server says (waiting, running, restored, stopped, failed).
+// sending, then what the server says (waiting, running, restored, stopped, failed). `drawing` is what the server says of
+// a drawing that it is making ({name, state, ...}), `laid` the name of the one that lies over the picture.
 
 const find = (selector) => element.querySelector(selector);
 const viewer = find(".viewer"), stage = find(".stage"), handle = find(".handle"), list = find(".names");
 const before = find("img.degraded"), after = find("img.restored"), drawing = find("img.drawing");
+const FIELDS = {
+  denoise: { option: "sigma", label: "Grain", form: /^\d+\.?\d*$/, least: 0, most: 255 },
+  jpeg: { option: "quality", label: "JPEG quality", form: /^\d+$/, least: 1, most: 100 },
+}; // by task
 const UNDER_WAY = ["sending", "waiting", "running"];
 
 let pictures = [];
 let shown = null; // the picture in the viewer
 let asked = { task: "auto" }; // the options of the next run
 let strength = 1;
+let notice = null; // a line that belongs to no picture
 let working = false;
 
 // ---- talking to the server
@@ -21,12 +27,22 @@ async function send(method, path, options = {}) {
   throw Object.assign(new Error((await response.text()).trim()), { status: response.status });
 }
 
+const said = (error) =>
+  error instanceof TypeError ? "no connection to Synergic; is it still running?" : error.message;
+
+const leave = (path) => send("DELETE", path).catch(() => {}); // in vain: the server throws it away in time
+
 const rest = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 function add(files) {
-  const added = [...files].map((file) => ({ file, name: file.name, state: "queued", results: 0 }));
+  const given = [...files], room = props.kept - pictures.length;
+  notice = null;
+  if (given.length > room) // the server holds no more; better said before the first is sent than at the last
+    notice = `pictures: expected at most ${props.kept} in all, got ${pictures.length + given.length}; remove some first`;
+  const added = notice ? [] : given.map((file) => ({ file, name: file.name, state: "queued", asked, results: 0 }));
   pictures.push(...added);
   if (added.length) show(added[0]);
+  draw();
   work();
 }
 
@@ -38,35 +54,47 @@ async function work() {
     try {
       await restore(next);
     } catch (error) {
-      const lost = error instanceof TypeError ? "no connection to Synergic; is it still running?" : error.message;
-      change(next, error.name === "AbortError" ? { state: "stopped" } : { state: "failed", error: lost });
+      change(next, error.name === "AbortError" ? { state: "stopped" } : { state: "failed", error: said(error) });
     }
+    if (!pictures.includes(next)) forget(next); // removed before its token was known
   }
   working = false;
 }
 
 async function restore(picture) {
+  if (wrong(picture.asked)) throw new Error(wrong(picture.asked));
+  picture.abort = new AbortController();
+  change(picture, { state: "sending" });
   if (!picture.token) await handIn(picture);
-  picture.asked = asked;
-  const query = new URLSearchParams(asked);
   try {
-    await send("POST", `pictures/${picture.token}/run?${query}`);
+    await start(picture);
   } catch (error) {
     if (error.status !== 404) throw error;
     await handIn(picture); // the server has thrown it away meanwhile
-    await send("POST", `pictures/${picture.token}/run?${query}`);
+    await start(picture);
   }
-  do {
-    await rest(250);
+  while (UNDER_WAY.includes(picture.state) && pictures.includes(picture)) {
     await follow(picture);
-  } while (UNDER_WAY.includes(picture.state));
+    await rest(250);
+  }
+}
+
+async function start({ token, asked, abort: { signal } }) {
+  signal.throwIfAborted(); // cancelled after its last byte was sent
+  await send("POST", `pictures/${token}/run?${new URLSearchParams(asked)}`);
+  if (signal.aborted) await leave(`pictures/${token}/run`); // cancelled meanwhile
+}
+
+function wrong(asked) { // what a field says that cannot be, as a line; null if there is nothing
+  const { option, label, form, least, most } = FIELDS[asked.task] ?? {};
+  const given = asked[option];
+  if (given === undefined || (form.test(given) && given >= least && given <= most)) return null;
+  return `${label}: expected ${least} to ${most}, got ${given}; leave it empty if it is not known`;
 }
 
 async function handIn(picture) {
   if (picture.file.size > props.file_bytes)
     throw new Error(`file: expected at most ${props.file_bytes / 1e6} MB, got ${Math.ceil(picture.file.size / 1e6)}`);
-  picture.abort = new AbortController();
-  change(picture, { state: "sending" });
   const suffix = picture.name.match(/\.\w+$/)?.[0] ?? ""; // of its name the server learns no more
   const options = { body: picture.file, signal: picture.abort.signal };
   change(picture, await (await send("PUT", `pictures/picture${suffix}`, options)).json());
@@ -75,8 +103,8 @@ async function handIn(picture) {
 async function follow(picture) {
   try {
     const state = await (await send("GET", `pictures/${picture.token}`)).json();
-    if (state.state === "restored") picture.results += 1;
-    change(picture, { lost: false, ...state });
+    const fresh = { results: picture.results + 1, made: made(picture, state.task), laid: null };
+    change(picture, { lost: false, ...state, ...(state.state === "restored" ? fresh : {}) });
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     change(picture, { lost: true }); // a phone that slept; the server goes on meanwhile
@@ -84,21 +112,67 @@ async function follow(picture) {
   }
 }
 
+const made = (picture, task) =>
+  `${props.words[task]} removed${picture.asked.task === "auto" ? ", as Automatic chose" : ""}`;
+
+async function lay(name) {
+  const picture = shown;
+  if (picture.drawing) return;
+  if (picture.laid === name) return change(picture, { laid: null });
+  const drawing = { name };
+  change(picture, { drawing });
+  const end = await drawn(picture, drawing).then(
+    (done) => ({ laid: done ? name : null }),
+    (error) => ({ error: said(error) }),
+  );
+  if (picture.drawing === drawing) change(picture, { drawing: null, ...end });
+  else if (!picture.drawing && picture.token) leave(viewPath(picture, name)); // cancelled while it was asked for
+}
+
+async function drawn(picture, drawing) {
+  let state = await (await send("POST", viewPath(picture, drawing.name))).json();
+  while (picture.drawing === drawing) {
+    Object.assign(drawing, state.drawings[drawing.name]);
+    if (drawing.state === "failed") throw new Error(drawing.error);
+    if (!UNDER_WAY.includes(drawing.state)) return drawing.state === "drawn";
+    draw();
+    await rest(250);
+    state = await (await send("GET", `pictures/${picture.token}`)).json();
+  }
+  return false; // the visitor wants it no more
+}
+
+function leaveDrawing(picture) {
+  if (!picture.drawing) return;
+  leave(viewPath(picture, picture.drawing.name));
+  change(picture, { drawing: null });
+}
+
+const viewPath = (picture, view) => `pictures/${picture.token}/views/${encodeURIComponent(view)}`;
+
 function cancel() {
   for (const picture of pictures) {
     if (picture.state === "queued") picture.state = "stopped";
-    if (picture.state === "sending") picture.abort.abort();
-    if (UNDER_WAY.includes(picture.state) && picture.token) send("DELETE", `pictures/${picture.token}/run`);
+    if (!UNDER_WAY.includes(picture.state)) continue;
+    picture.abort.abort();
+    if (picture.state !== "sending") leave(`pictures/${picture.token}/run`);
   }
   draw();
 }
 
 function remove(picture) {
-  if (picture.state === "sending") picture.abort.abort();
-  if (picture.token) send("DELETE", `pictures/${picture.token}`);
+  picture.abort?.abort();
+  picture.drawing = null;
+  forget(picture);
   pictures = pictures.filter((other) => other !== picture);
+  notice = null;
   if (picture === shown) show(pictures[0] ?? null);
   draw();
+}
+
+function forget(picture) {
+  if (picture.token) leave(`pictures/${picture.token}`);
+  picture.token = null;
 }
 
 async function save(chosen) {
@@ -119,13 +193,17 @@ window.synergic = {
   },
   ask(task, sigma, quality) {
     asked = { task };
-    const level = { denoise: ["sigma", sigma], jpeg: ["quality", quality] }[task];
-    if (level?.[1].trim()) asked[level[0]] = level[1].trim().replace(",", ".");
+    const option = FIELDS[task]?.option;
+    const given = { sigma, quality }[option]?.trim().replace(",", ".");
+    if (given) asked[option] = given;
     draw();
   },
-  again() {
-    if (!shown) return;
-    change(shown, { state: "queued" });
+  again(all) {
+    if (wrong(asked)) return; // it is said already
+    for (const picture of (all ? pictures : [shown]).filter(isOld)) {
+      leaveDrawing(picture);
+      change(picture, { state: "queued", asked });
+    }
     work();
   },
   async save(all) {
@@ -136,7 +214,7 @@ window.synergic = {
     try {
       await save(all ? pictures.filter((picture) => picture.results) : [shown]);
     } catch (error) {
-      change(shown, { error: error.message });
+      change(shown, { error: said(error) });
     }
     button.textContent = label;
     button.disabled = false;
@@ -158,10 +236,14 @@ function draw() {
   panel.several = pictures.filter((picture) => picture.results).length > 1 ? "yes" : "no";
   panel.task = asked.task;
   panel.again = shown && isOld(shown) ? "yes" : "no";
+  panel.againAll = pictures.filter(isOld).length > 1 ? "yes" : "no";
   drawNames();
   drawProgress();
-  find(".trouble").hidden = !shown?.error;
-  find(".trouble").textContent = shown?.error ? `${shown.name}: ${shown.error.replace("picture: ", "")}` : "";
+  const failure = shown?.error && `${shown.name}: ${shown.error.replace("picture: ", "")}`;
+  const field = pictures.length && shown?.error !== wrong(asked) && wrong(asked);
+  const lines = [failure, field, notice].filter(Boolean);
+  find(".trouble").hidden = lines.length === 0;
+  find(".trouble").textContent = lines.join("\n");
 }
 
 function isOld(picture) {
@@ -176,9 +258,11 @@ function drawNames() {
       const item = document.createElement("li");
       const name = item.appendChild(document.createElement("button"));
       const away = item.appendChild(document.createElement("button"));
-      item.className = picture.state;
+      const kept = picture.results && !UNDER_WAY.includes(picture.state) && picture.state !== "queued";
+      item.className = kept ? "restored" : picture.state; // an earlier result outlives a run that failed
       name.textContent = picture.name;
-      name.title = picture.width ? `${picture.name}, ${picture.width} × ${picture.height}` : picture.name;
+      const size = picture.width && `${picture.width} × ${picture.height}`;
+      name.title = [picture.name, size, picture.made].filter(Boolean).join(", ");
       name.ariaCurrent = picture === shown;
       name.onclick = () => show(picture);
       away.textContent = "×";
@@ -192,22 +276,22 @@ function drawNames() {
 function drawProgress() {
   const picture = pictures.find((picture) => UNDER_WAY.includes(picture.state));
   const bar = find("progress");
-  find(".progress").hidden = !picture;
-  if (!picture) return;
-  if (picture.state === "running" && picture.done) {
-    bar.max = picture.total;
-    bar.value = picture.done;
-  } else bar.removeAttribute("value");
-  const of = pictures.length > 1 ? `${pictures.indexOf(picture) + 1} of ${pictures.length}: ` : "";
-  find(".progress span").textContent = of + words(picture);
+  const run = shown?.drawing ?? picture;
+  find(".progress").hidden = !run;
+  if (!run) return;
+  if (run.state === "running" && run.share !== null) bar.value = run.share;
+  else bar.removeAttribute("value");
+  const of = run === picture && pictures.length > 1 ? `${pictures.indexOf(picture) + 1} of ${pictures.length}: ` : "";
+  find(".progress span").textContent = of + words(run, run === picture ? "Restoring…" : "Drawing…");
 }
 
-function words({ state, lost, ahead, seconds_left: left }) {
+function words({ state, abort, lost, ahead, seconds_left: left }, doing) {
+  if (abort?.signal.aborted) return "Stopping…";
   if (lost) return "Connection lost, trying again…";
   if (state === "sending") return "Sending…";
   if (state === "waiting" && ahead) return `Waiting, ${ahead === 1 ? "one picture comes" : `${ahead} pictures come`} first`;
-  if (state !== "running" || left === null) return "Restoring…";
-  return left > 90 ? `About ${Math.round(left / 60)} minutes left` : `About ${Math.max(1, Math.round(left))} seconds left`;
+  if (state !== "running" || left < 1.5) return doing; // null, not known, as well
+  return left > 90 ? `About ${Math.round(left / 60)} minutes left` : `About ${Math.round(left)} seconds left`;
 }
 
 // ---- the viewer: one stage, moved and scaled, with the restored picture over the degraded one to the right of a line
@@ -220,13 +304,14 @@ function show(picture) {
   const other = picture !== shown;
   shown = picture;
   viewer.hidden = !picture?.width;
+  find(".drawings").hidden = !picture?.results;
   if (viewer.hidden) return draw();
-  if (other) for (const image of [before, after]) image.removeAttribute("src");
-  source(before, `pictures/${picture.token}/views/degraded`);
-  if (picture.results) source(after, `pictures/${picture.token}/views/restored?${picture.results}`);
-  for (const part of [after, handle, find(".before"), find(".after")]) part.hidden = !picture.results;
-  drawing.hidden = true;
-  find(".drawings").hidden = !picture.results;
+  if (other) for (const image of [before, after, drawing]) image.removeAttribute("src");
+  source(before, viewPath(picture, "degraded"));
+  if (picture.results) source(after, `${viewPath(picture, "restored")}?${picture.results}`);
+  after.hidden = !picture.results;
+  for (const part of [handle, find(".before"), find(".after")]) part.hidden = !picture.results || !!picture.laid;
+  showDrawing(picture);
   if (other || viewer.dataset.token !== picture.token) {
     viewer.dataset.token = picture.token;
     viewer.style.aspectRatio = `${picture.width} / ${picture.height}`;
@@ -236,6 +321,17 @@ function show(picture) {
     fit();
   }
   if (other) draw();
+}
+
+function showDrawing(picture) {
+  const { laid } = picture;
+  find(".made").textContent = picture.made ?? "";
+  drawing.hidden = !laid;
+  drawing.alt = laid ?? "";
+  if (laid) source(drawing, `${viewPath(picture, laid)}?${picture.results}`);
+  find(".legend").hidden = !laid;
+  find(".legend").textContent = props.drawings[laid] ?? "";
+  for (const button of element.querySelectorAll(".drawings button")) button.ariaPressed = button.textContent === laid;
 }
 
 function source(image, url) {
@@ -283,7 +379,7 @@ function slide(x) {
 viewer.onpointerdown = (event) => {
   if (event.target.closest("button")) return;
   viewer.setPointerCapture(event.pointerId);
-  const slides = !after.hidden && (event.target === handle || !zoomed());
+  const slides = !handle.hidden && (event.target === handle || !zoomed());
   pointers.set(event.pointerId, { x: event.offsetX, y: event.offsetY, slides });
   move(event);
 };
@@ -337,14 +433,17 @@ find(".out").onclick = () => zoom(1 / 1.5);
 find(".fit").onclick = fit;
 new ResizeObserver(() => shown?.width && (zoomed() ? place() : fit())).observe(viewer);
 
-for (const name of props.drawings) {
+for (const name of Object.keys(props.drawings)) {
   const button = find(".drawings").appendChild(document.createElement("button"));
+  button.type = "button";
   button.textContent = name;
-  button.onclick = () => {
-    drawing.hidden = !drawing.hidden;
-    source(drawing, `pictures/${shown.token}/views/${encodeURIComponent(name)}?${shown.results}`);
-  };
+  button.ariaPressed = false;
+  button.onclick = () => lay(name);
 }
+drawing.onerror = () => {
+  drawing.removeAttribute("src"); // or it would not be asked for again
+  if (shown) change(shown, { laid: null, error: "drawing: expected to get it, got no answer; try again" });
+};
 
 // ---- in and out
 
@@ -352,7 +451,7 @@ find(".drop input").onchange = (event) => {
   add(event.target.files);
   event.target.value = "";
 };
-find(".cancel").onclick = cancel;
+find(".cancel").onclick = () => (shown?.drawing ? leaveDrawing(shown) : cancel());
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   document.documentElement.dataset.dragging = "yes";

@@ -1,0 +1,366 @@
+"""What picture files hold beside their pixels, byte by byte: chunks of PNG, segments of JPEG, tags of TIFF.
+
+What libvips would lose, or make up, is read and written here. Sources: PNG (third edition), JPEG (ITU T.81), JFIF 1.02,
+CIPA DC-007 (pictures behind a JPEG), and those of tags.py.
+"""
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from synergic.errors import SynergicError
+from synergic.tags import (
+    CENTIMETRE,
+    INCH,
+    METRE,
+    MOST_BYTES,
+    Resolution,
+    Tag,
+    make_resolution,
+    read_tags,
+    resolution_tags,
+    tag_resolution,
+)
+
+__all__ = ["Extras", "exif_resolution", "jpeg_extras", "mended_jpeg", "mended_png", "png_extras", "standard_tables"]
+__all__ += ["tiff_changes", "tiff_extras", "upright_xmp"]
+
+MOST_PARTS = 10_000
+"""Chunks or segments in a file of no size; one more for each kilobyte. The pixels of a PNG come in chunks of 8 kB."""
+
+
+@dataclass
+class Extras:
+    """What a file holds beside the pixels that libvips reads."""
+
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """as in `Picture.metadata`"""
+    left_out: list[str] = field(default_factory=list)
+    """what cannot come along, in words"""
+    orientation: int | None = None
+    """by EXIF, where libvips overlooks it"""
+    frames: int = 1
+    """also those of an animated PNG"""
+    jpeg_quality: int | None = None
+    """as in `Picture`"""
+    profile: bool = False
+    """is there a colour profile, good or bad?"""
+
+
+# ---- XMP
+
+_XMP_TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
+_XMP_BEHIND = re.compile(rb"MotionPhoto|MicroVideo|hdrgm:|Container:Directory")
+
+
+def upright_xmp(xmp: bytes) -> bytes:
+    """XMP of a picture that has been turned: some readers turn it by this."""
+    return _XMP_TURNED.sub(rb"\g<1>1", xmp)
+
+
+# ---- PNG
+
+_PNG_COLOUR = (b"cHRM", b"cICP", b"cLLI", b"gAMA", b"mDCV", b"sRGB")  # libvips carries none of them
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")
+_BEFORE_PIXELS = (*_PNG_COLOUR, b"pHYs", b"acTL", b"fcTL")
+_XMP_KEY = b"XML:com.adobe.xmp\0"
+
+
+def png_extras(path: Path) -> Extras:
+    """The colour space, texts, EXIF, resolution and frames of a PNG, wherever they stand."""
+    extras, texts, colours = Extras(), [], {}
+    found: dict[bytes, bytes] = {}
+    for name, whole in _png_chunks(path):
+        if name in _PNG_TEXT:
+            xmp = None if "xmp-data" in extras.metadata else _png_xmp(name, whole[8:-4])
+            if xmp is None:
+                texts.append(whole)
+            else:
+                extras.metadata["xmp-data"] = xmp
+        elif name in _PNG_COLOUR:
+            colours[name] = whole
+        else:
+            found.setdefault(name, whole[8:-4])
+    if colours:
+        extras.metadata["png-colour"] = b"".join(colours[name] for name in _PNG_COLOUR if name in colours)
+    extras.profile = b"iCCP" in found
+    if texts:
+        extras.metadata["png-text"] = b"".join(texts)
+    if b"eXIf" in found:
+        extras.metadata["exif-data"] = found[b"eXIf"]
+        extras.orientation = _orientation(found[b"eXIf"])
+    if len(found.get(b"pHYs", b"")) == 9:
+        x, y, metres = struct.unpack(">IIB", found[b"pHYs"])
+        extras.metadata["resolution"] = make_resolution(x, y, METRE if metres == 1 else None)
+    if b"acTL" in found:  # libvips would silently read the first frame, or the still picture beside the animation
+        extras.frames = int.from_bytes(found[b"acTL"][:4], "big") + (b"fcTL" not in found)
+    return extras
+
+
+def _png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Name and whole chunk (length, name, contents, checksum) of what is carried and undamaged."""
+    with path.open("rb") as file:
+        size, total, pixels = os.fstat(file.fileno()).st_size, 0, False
+        for name, start, length in _walk_png(file, path, size):
+            pixels |= name == b"IDAT"
+            if name in (*_PNG_TEXT, b"eXIf", b"iCCP") or (name in _BEFORE_PIXELS and not pixels and length < 64):
+                total += length
+                if total > MOST_BYTES:
+                    raise SynergicError(
+                        f"{path}: expected at most {MOST_BYTES:,} bytes of texts, got more; remove them"
+                    )
+                file.seek(start)
+                whole = file.read(length)
+                if len(whole) == length and zlib.crc32(whole[4:-4]) == int.from_bytes(whole[-4:], "big"):
+                    yield name, whole
+
+
+def _walk_png(file: BinaryIO, path: Path | None = None, size: int = 0) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and length (with all that belongs to it) of each chunk, to IEND or the end of the file."""
+    start, left = 8, MOST_PARTS + size // 1024
+    file.seek(start)
+    while len(head := file.read(8)) == 8:
+        length, name = int.from_bytes(head[:4], "big") + 12, head[4:]
+        yield name, start, length
+        if name == b"IEND":
+            return
+        start, left = start + length, left - 1
+        if left == 0:
+            raise SynergicError(f"{path}: expected at most {MOST_PARTS:,} chunks, got more; save it anew")
+        file.seek(start)
+
+
+def _png_xmp(name: bytes, body: bytes) -> bytes | None:
+    """XMP, or None for any other text. libvips has written it as zTXt."""
+    if not body.startswith(_XMP_KEY):
+        return None
+    rest = body[len(_XMP_KEY) :]
+    if name == b"tEXt":
+        return rest
+    packed, text = (True, rest[1:]) if name == b"zTXt" else (rest[:1] == b"\1", rest[2:])
+    if name == b"iTXt":
+        text = text.split(b"\0", 2)[-1]  # after a language and a translated key
+    return _unpacked(text) if packed else text
+
+
+def _unpacked(text: bytes) -> bytes | None:
+    """None for what is damaged or unpacks to more than we take."""
+    unpacker = zlib.decompressobj()
+    try:
+        unpacked = unpacker.decompress(text, MOST_BYTES)
+    except zlib.error:
+        return None
+    return unpacked if unpacker.eof else None
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def mended_png(head: bytes, metadata: Mapping[str, Any]) -> bytes | None:
+    """The beginning of a PNG of libvips' with the file's own resolution, colour space and texts; None where `head`
+    does not reach to the pixels."""
+    parts: list[bytes] = []
+    for name, start, length in _walk_png(BytesIO(head)):
+        if name == b"IDAT":
+            xmp = metadata.get("xmp-data")
+            parts.insert(1, metadata.get("png-colour", b""))
+            parts += [_phys(metadata.get("resolution")), metadata.get("png-text", b"")]
+            parts += [_chunk(b"iTXt", _XMP_KEY + b"\0\0\0\0" + xmp)] if xmp else []
+            return head[:8] + b"".join(parts) + head[start:]
+        if name != b"pHYs":
+            parts.append(head[start : start + length])
+    return None
+
+
+# ---- JPEG
+
+# Annex K of the JPEG standard, table K.1 (luma, quality 50), in zigzag order as files store it
+# fmt: off
+_LUMA_TABLE = np.array([
+    16, 11, 12, 14, 12, 10, 16, 14, 13, 14, 18, 17, 16, 19, 24, 40, 26, 24, 22, 22, 24, 49, 35, 37, 29, 40, 58, 51,
+    61, 60, 57, 51, 56, 55, 64, 72, 92, 78, 64, 68, 87, 69, 55, 56, 80, 109, 81, 87, 95, 98, 103, 104, 103, 62, 77,
+    113, 121, 112, 100, 120, 92, 101, 103, 99,
+])
+# fmt: on
+_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
+_XMP_BODY, _XMP_REST = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
+
+
+def jpeg_extras(path: Path, contents: bytes) -> Extras:
+    """The quality, resolution, XMP, comments of a JPEG, and what stands behind its picture."""
+    extras, luma, kept = Extras(), 0, []
+    tables: dict[int, np.ndarray] = {}
+    tags: dict[int, Tag] = {}
+    for marker, body in _jpeg_segments(path, contents):
+        if marker == 0xDB:
+            tables |= _quantisation_tables(body)
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) > 8:
+            luma = body[8]  # frame header: depth, height (2), width (2), channels, then name, sampling, table of each
+        elif marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 12:
+            code, x, y = struct.unpack_from(">BHH", body, 7)
+            extras.metadata["resolution"] = make_resolution(x, y, {1: INCH, 2: CENTIMETRE}.get(code))
+        elif marker == 0xE1 and body.startswith(b"Exif\0\0"):
+            tags = tags or read_tags(BytesIO(body[6:]))
+        elif marker == 0xE1 and body.startswith(_XMP_BODY):
+            extras.metadata.setdefault("xmp-data", body[len(_XMP_BODY) :])
+        elif marker == 0xFE or (marker == 0xE1 and body.startswith(_XMP_REST)):
+            kept.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body)
+        elif marker == 0xE2 and body.startswith(b"MPF\0"):
+            extras.left_out += _pictures_behind(path, body[4:])
+        extras.profile |= marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")
+    if kept:
+        extras.metadata["jpeg-segments"] = b"".join(kept)
+    extras.metadata["resolution"] = _jpeg_resolution(extras.metadata.get("resolution"), tag_resolution(tags))
+    if not extras.left_out and _XMP_BEHIND.search(extras.metadata.get("xmp-data", b"")):
+        extras.left_out.append("what stands behind the picture (a film or a gain map)")
+    if luma in tables:
+        extras.jpeg_quality = int(np.abs(standard_tables() - tables[luma]).sum(axis=1).argmin()) + 1
+    return extras
+
+
+def _jpeg_resolution(jfif: Resolution | None, exif: Resolution | None) -> Resolution | None:
+    """The one with a unit, JFIF's first; a bare 1 : 1 says nothing."""
+    known = [given for given in (jfif, exif) if given is not None and (given.unit is not None or given.x != given.y)]
+    return next((given for given in known if given.unit is not None), known[0] if known else None)
+
+
+def _pictures_behind(path: Path, listed: bytes) -> list[str]:
+    """What the list of a JPEG's pictures names beside the first: 16 bytes each, a preview not counted. Refused where
+    they belong together as equals: the two views of a stereo camera."""
+    order = "little" if listed[:2] == b"II" else "big"
+    table = read_tags(BytesIO(listed)).get(0xB002, Tag(7, b"")).data
+    kinds = [int.from_bytes(table[i : i + 4], order) & 0xFFFFFF for i in range(16, len(table), 16)]  # type: ignore[arg-type]
+    if any(kind >> 16 == 2 for kind in kinds):
+        raise SynergicError(f"{path}: expected one picture, got {len(kinds) + 1} views; split it into files first")
+    number = sum(kind >> 16 != 1 for kind in kinds)
+    return [f"{number} more picture{'s' * (number > 1)} behind the first (a gain map or a view)"] if number else []
+
+
+def standard_tables() -> np.ndarray:
+    """100 64: the luma tables of quality 1-100, as libjpeg's `jpeg_set_quality` scales them."""
+    quality = np.arange(1, 101)[:, None]
+    percent = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    tables: np.ndarray = np.clip((_LUMA_TABLE * percent + 50) // 100, 1, 255)
+    return tables
+
+
+def _jpeg_segments(path: Path | None, contents: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and contents of each segment before the coded data."""
+    start, left = 0, MOST_PARTS + len(contents) // 1024
+    while found := _MARKER.search(contents, start):
+        marker, start = found[1][0], found.end()
+        if marker in (0xDA, 0xD9):  # start of scan, end of image
+            return
+        if 0xC0 <= marker <= 0xFE and not 0xD0 <= marker <= 0xD8:  # the rest have no contents
+            end = start + max(2, int.from_bytes(contents[start : start + 2], "big"))
+            yield marker, contents[start + 2 : end]
+            start = end
+        left -= 1
+        if left == 0:
+            raise SynergicError(f"{path}: expected at most {MOST_PARTS:,} segments, got more; save it anew")
+
+
+def _quantisation_tables(body: bytes) -> dict[int, np.ndarray]:
+    """The tables of one DQT segment by number: 64 values each, in zigzag order."""
+    tables = {}
+    while body:
+        wide, number = divmod(body[0], 16)
+        size = 128 if wide else 64
+        if len(body) <= size:
+            break
+        tables[number] = np.frombuffer(body[1 : 1 + size], dtype=">u2" if wide else "u1").astype(int)
+        body = body[1 + size :]
+    return tables
+
+
+def mended_jpeg(head: bytes, metadata: Mapping[str, Any]) -> bytes | None:
+    """The beginning of a JPEG of libvips' with the file's own resolution and comments; None where `head` does not
+    reach to the tables."""
+    parts, start = [b"\xff\xd8", _jfif(metadata.get("resolution"))], 2
+    while len(head) >= start + 4:
+        marker, end = head[start + 1], start + 2 + int.from_bytes(head[start + 2 : start + 4], "big")
+        if not 0xE0 <= marker <= 0xEF:
+            return b"".join([*parts, metadata.get("jpeg-segments", b""), head[start:]])
+        if marker != 0xE0:
+            parts.append(head[start:end])
+        start = end
+    return None
+
+
+# ---- TIFF
+
+_STRUCTURE = {*range(254, 260), *range(262, 267), *range(273, 285), *range(288, 294), 296, 297, 317, *range(320, 333)}
+_STRUCTURE |= {338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532, 700, 34675}
+"""How the pixels are stored, and what libvips carries."""
+_CARRIED = {33723, 34377}  # IPTC, Photoshop's
+_PLACES = {33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113}  # where on Earth: only of a picture as it lay
+_NAMES = {34665: "EXIF", 34853: "GPS", 33723: "IPTC", 34377: "Photoshop's data", 50838: "ImageJ's notes"}
+
+
+def tiff_extras(path: Path, turned: bool) -> Extras:
+    """The resolution and the tags of a TIFF. Texts are carried whatever they say; a tag that nobody knows is not, for
+    it may say where in the file something lies."""
+    extras, carried = Extras(), {}
+    with path.open("rb") as file:
+        tags = read_tags(file)
+    for code, tag in tags.items():
+        if tag.data and (tag.kind == 2 or code in _CARRIED or (code in _PLACES and not turned)):
+            carried[code] = tag
+        elif code not in _STRUCTURE:
+            extras.left_out.append(_NAMES.get(code, f"tag {code}"))
+    if tags.get(338, Tag(3, b"\1")).data[:2] == b"\0\0":
+        raise SynergicError(f"{path}: expected gray or RGB with transparency, got a band that is none; remove it first")
+    extras.profile = 34675 in tags
+    if carried:
+        extras.metadata["tiff-tags"] = carried
+    extras.metadata["resolution"] = tag_resolution(tags)
+    return extras
+
+
+def tiff_changes(metadata: Mapping[str, Any]) -> dict[int, Tag | None]:
+    """What `rewrite_tags` has to change in a TIFF of libvips'."""
+    return resolution_tags(metadata.get("resolution")) | metadata.get("tiff-tags", {})
+
+
+# ---- resolution
+
+
+def _phys(resolution: Resolution | None) -> bytes:
+    """The chunk of a PNG; nothing for none."""
+    if resolution is None:
+        return b""
+    most = 2**31 - 1
+    x, y = resolution.ratio(most)
+    if resolution.unit is not None:
+        x, y = (min(max(round(value), 1), most) for value in resolution.per(METRE))
+    return _chunk(b"pHYs", struct.pack(">IIB", x, y, resolution.unit is not None))
+
+
+def _jfif(resolution: Resolution | None) -> bytes:
+    """The first segment of a JPEG: whole numbers per inch or centimetre, which of them is nearer."""
+    most = 65535
+    code, (x, y) = 0, (1, 1) if resolution is None else resolution.ratio(most)
+    if resolution is not None and resolution.unit is not None:
+        units = {CENTIMETRE: 2, INCH: 1} if resolution.unit == CENTIMETRE else {INCH: 1, CENTIMETRE: 2}
+        unit = min(units, key=lambda unit: max(abs(value - round(value)) / value for value in resolution.per(unit)))
+        code, (x, y) = units[unit], (min(max(round(value), 1), most) for value in resolution.per(unit))
+    return b"\xff\xe0\0\x10JFIF\0\1\1" + struct.pack(">BHHBB", code, x, y, 0, 0)
+
+
+def exif_resolution(exif: bytes) -> Resolution | None:
+    """What EXIF says, with or without the six letters before it."""
+    return tag_resolution(read_tags(BytesIO(exif.removeprefix(b"Exif\0\0"))))
+
+
+def _orientation(exif: bytes) -> int:
+    tag = read_tags(BytesIO(exif.removeprefix(b"Exif\0\0"))).get(274)
+    return 1 if tag is None else int.from_bytes(tag.data[:2], "little")

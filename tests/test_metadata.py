@@ -1,0 +1,414 @@
+"""What a file holds beside its pixels comes back as it was, by Pillow, tifffile and the formats' specifications."""
+
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, PngImagePlugin
+
+from pictures import END, ICC, XMP, chunk, exif, png, samples
+from synergic.errors import SynergicError
+from synergic.images import read_picture, write_picture
+from synergic.tags import Tag, rewrite_tags
+
+RGB = samples("RGB", 20, 13)
+KEY = b"XML:com.adobe.xmp\0"
+
+
+def rewritten(path: Path, suffix: str = "") -> Path:
+    """Read and written again, as the suffix says."""
+    target = path.with_name(f"out{suffix or path.suffix}")
+    write_picture(target, read_picture(path), overwrite=True)
+    return target
+
+
+def chunks(path: Path) -> list[tuple[bytes, bytes]]:
+    """Name and contents of each chunk of a PNG, checksums checked."""
+    contents, start, found = path.read_bytes(), 8, []
+    while start < len(contents):
+        (length,) = struct.unpack_from(">I", contents, start)
+        name, body = contents[start + 4 : start + 8], contents[start + 8 : start + 8 + length]
+        assert contents[start : start + 12 + length] == chunk(name, body)
+        found.append((name, body))
+        start += 12 + length
+    return found
+
+
+def bodies(path: Path, name: bytes) -> list[bytes]:
+    return [body for found, body in chunks(path) if found == name]
+
+
+# ---- texts of PNG
+
+TEXTS = [
+    chunk(b"tEXt", b"Author\0J\xf6rg"),
+    chunk(b"tEXt", b"Creation Time\x002020"),
+    chunk(b"tEXt", b"Creation Place\0X"),
+    chunk(b"iTXt", "Title\0\0\0de\0Titel\0Größe".encode()),
+    chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * 3000)),
+]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_texts_come_back_byte_for_byte(tmp_path: Path, behind: bool) -> None:
+    path = tmp_path / "in.png"
+    path.write_bytes(png(RGB)[: -len(END)] + b"".join(TEXTS) + END if behind else png(RGB, *TEXTS))
+    out = rewritten(path)
+    assert [chunk(name, body) for name, body in chunks(out) if name in (b"tEXt", b"iTXt", b"zTXt")] == TEXTS
+    with Image.open(out) as image:
+        assert isinstance(image, PngImagePlugin.PngImageFile)
+        assert image.text["Author"] == "Jörg" and image.text["Title"] == "Größe"
+        assert (image.text["Creation Time"], image.text["Creation Place"]) == ("2020", "X")
+        np.testing.assert_array_equal(np.array(image), RGB)
+
+
+XMP_CHUNKS = {
+    "plain": chunk(b"iTXt", KEY + b"\0\0\0\0" + XMP % 6),
+    "packed": chunk(b"iTXt", KEY + b"\1\0\0\0" + zlib.compress(XMP % 6)),
+    "libvips": chunk(b"zTXt", KEY + b"\0" + zlib.compress(XMP % 6)),
+}
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("kind", XMP_CHUNKS)
+def test_xmp_is_where_readers_look_for_it(tmp_path: Path, kind: str, behind: bool) -> None:
+    path = tmp_path / "in.png"
+    for orientation in (1, 6):
+        added = XMP_CHUNKS[kind] + chunk(b"eXIf", exif(orientation).tobytes()[6:])
+        path.write_bytes(png(RGB)[: -len(END)] + added + END if behind else png(RGB, added))
+        out, wanted = rewritten(path), XMP % (6 if orientation == 1 else 1)
+        assert bodies(out, b"iTXt") == [KEY + b"\0\0\0\0" + wanted]
+        assert bodies(out, b"zTXt") == []
+        with Image.open(out) as image:
+            assert image.info["xmp"] == wanted
+        for suffix in (".jpg", ".webp"):
+            with Image.open(rewritten(path, suffix)) as image:
+                assert image.info["xmp"] == wanted
+        with tifffile.TiffFile(rewritten(path, ".tif")) as file:
+            assert file.pages.first.tags[700].value == wanted
+
+
+def test_xmp_of_other_formats_comes_into_png(tmp_path: Path) -> None:
+    for suffix in (".jpg", ".webp"):
+        Image.fromarray(RGB).save(tmp_path / f"in{suffix}", xmp=XMP % 1)
+        assert bodies(rewritten(tmp_path / f"in{suffix}", ".png"), b"iTXt") == [KEY + b"\0\0\0\0" + XMP % 1]
+
+
+def test_damaged_chunks_stay_behind(tmp_path: Path) -> None:
+    """Their readers would pass over them, too."""
+    (tmp_path / "in.png").write_bytes(
+        png(RGB, TEXTS[0][:-4] + b"\0\0\0\0", TEXTS[1], chunk(b"iTXt", KEY + b"\1\0\0\0no"))
+    )
+    assert [name for name, _ in chunks(rewritten(tmp_path / "in.png"))] == [b"IHDR", b"tEXt", b"iTXt", b"IDAT", b"IEND"]
+
+
+# ---- EXIF of PNG
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_behind_the_pixels_is_heard(tmp_path: Path, orientation: int) -> None:
+    told = chunk(b"eXIf", exif(orientation).tobytes()[6:])
+    (tmp_path / "before.png").write_bytes(png(RGB, told))
+    (tmp_path / "behind.png").write_bytes(png(RGB)[: -len(END)] + told + END)
+    before, behind = read_picture(tmp_path / "before.png"), read_picture(tmp_path / "behind.png")
+    np.testing.assert_array_equal(before.pixels, behind.pixels)
+    assert before.pixels.shape[:2] == ((13, 20) if orientation < 5 else (20, 13))
+    with Image.open(rewritten(tmp_path / "behind.png")) as image:
+        assert (image.getexif()[0x010F], image.getexif()[0x0112]) == ("Maker", 1)
+        np.testing.assert_array_equal(np.array(image), before.pixels)
+
+
+# ---- resolution
+
+CARRIED = {
+    "inches": (300, 150, 2),
+    "25.4 to the inch": (25.4, 25.4, 2),
+    "centimetres": (118.11, 59.05, 3),
+    "no unit": (2.0, 1.0, 1),
+    "a microscope's": (5.0, 5.0, 1),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("kind", CARRIED)
+def test_resolution_of_a_tiff_is_carried_as_it_is(tmp_path: Path, kind: str, turned: bool) -> None:
+    x, y, unit = CARRIED[kind]
+    orientation = [(274, 3, 1, 6, True)] if turned else []
+    orders: list[Any] = ["<", ">"]
+    for order in orders:
+        tifffile.imwrite(
+            tmp_path / "in.tif",
+            RGB,
+            photometric="rgb",
+            resolution=(x, y),
+            resolutionunit=unit,
+            extratags=orientation,
+            byteorder=order,
+        )
+        got = tiff_resolution(rewritten(tmp_path / "in.tif"))
+        assert got == pytest.approx((y, x, unit) if turned else (x, y, unit), rel=1e-6)
+
+
+def tiff_resolution(path: Path) -> tuple[float, float, int] | None:
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages.first.tags
+        if 282 not in tags:
+            assert 283 not in tags and 296 not in tags
+            return None
+        (x, below), (y, beneath) = tags[282].value, tags[283].value
+        return x / below, y / beneath, int(tags[296].value)
+
+
+@pytest.mark.parametrize("phys", [(11811, 5905, 1), (1000, 1000, 1), (2, 1, 0), (11811, 5905, 0), (2835, 2835, 1)])
+def test_resolution_of_a_png_is_carried_as_it_is(tmp_path: Path, phys: tuple[int, int, int]) -> None:
+    x, y, unit = phys
+    told = chunk(b"pHYs", struct.pack(">IIB", *phys))
+    (tmp_path / "in.png").write_bytes(png(RGB, told))
+    assert bodies(rewritten(tmp_path / "in.png"), b"pHYs") == [told[8:-4]]
+    (tmp_path / "in.png").write_bytes(png(RGB, told, chunk(b"eXIf", exif(8).tobytes()[6:])))
+    assert bodies(rewritten(tmp_path / "in.png"), b"pHYs") == [struct.pack(">IIB", y, x, unit)]
+
+
+@pytest.mark.parametrize("density", [(1, 300, 150), (2, 118, 59), (0, 2, 1), (1, 1, 1), (2, 10, 10), (1, 72, 72)])
+def test_resolution_of_a_jpeg_is_carried_as_it_is(tmp_path: Path, density: tuple[int, int, int]) -> None:
+    jpeg_with(tmp_path / "in.jpg", density)
+    assert jfif(rewritten(tmp_path / "in.jpg")) == density
+    jpeg_with(tmp_path / "in.jpg", density, exif=chunkless_exif(6))
+    assert jfif(rewritten(tmp_path / "in.jpg")) == (density[0], density[2], density[1])
+
+
+def jpeg_with(path: Path, density: tuple[int, int, int], **options: Any) -> None:
+    """A JPEG whose JFIF header says unit, x and y."""
+    file = BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG", quality=95, **options)
+    contents = bytearray(file.getvalue())
+    at = contents.find(b"JFIF\0") + 7
+    contents[at : at + 5] = struct.pack(">BHH", *density)
+    path.write_bytes(contents)
+
+
+def chunkless_exif(orientation: int) -> bytes:
+    """EXIF that says nothing of the resolution."""
+    told = Image.Exif()
+    told[0x0112] = orientation
+    return told.tobytes()
+
+
+def jfif(path: Path) -> tuple[int, int, int]:
+    with Image.open(path) as image:
+        return image.info["jfif_unit"], *image.info["jfif_density"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+@pytest.mark.parametrize("before", [".png", ".jpg", ".tif", ".webp"])
+def test_no_resolution_is_made_up(tmp_path: Path, before: str, suffix: str) -> None:
+    path = tmp_path / f"in{before}"
+    if before == ".tif":
+        image = Image.fromarray(RGB)
+        image.save(path)
+    elif before == ".jpg":
+        jpeg_with(path, (0, 1, 1))
+    else:
+        Image.fromarray(RGB).save(path)
+    assert "resolution" not in read_picture(path).metadata
+    out = rewritten(path, suffix)
+    if suffix == ".tif":
+        assert tiff_resolution(out) is None
+    elif suffix == ".png":
+        assert bodies(out, b"pHYs") == []
+    elif suffix == ".jpg":
+        assert jfif(out) == (0, 1, 1)
+    with Image.open(out) as image:
+        assert suffix == ".tif" or ("dpi" not in image.info and 0x011A not in image.getexif())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+@pytest.mark.parametrize("before", [".png", ".jpg", ".tif", ".webp"])
+@pytest.mark.parametrize("dpi", [300, 25.4, 96])
+def test_resolution_is_converted(tmp_path: Path, before: str, suffix: str, dpi: float) -> None:
+    if (before, dpi) == (".jpg", 25.4):
+        jpeg_with(tmp_path / "in.jpg", (2, 10, 10))
+    else:
+        told = Image.Exif()
+        told[0x011A], told[0x011B], told[0x0128] = dpi, dpi, 2
+        extra: dict[str, Any] = {"exif": told} if before == ".webp" else {"dpi": (dpi, dpi)}
+        Image.fromarray(RGB).save(tmp_path / f"in{before}", **extra)
+    with Image.open(rewritten(tmp_path / f"in{before}", suffix)) as image:
+        got = image.info["dpi"][0] if "dpi" in image.info else image.getexif()[0x011A]
+    assert float(got) == pytest.approx(dpi, rel=2e-4)
+
+
+def test_a_shape_of_pixels_without_unit_is_converted(tmp_path: Path) -> None:
+    (tmp_path / "in.png").write_bytes(png(RGB, chunk(b"pHYs", struct.pack(">IIB", 200, 100, 0))))
+    assert jfif(rewritten(tmp_path / "in.png", ".jpg")) == (0, 200, 100)
+    assert tiff_resolution(rewritten(tmp_path / "in.png", ".tif")) == (200, 100, 1)
+    tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", resolution=(0.5, 0.25), resolutionunit=1)
+    assert bodies(rewritten(tmp_path / "in.tif", ".png"), b"pHYs") == [struct.pack(">IIB", 2, 1, 0)]
+
+
+def test_a_microscopes_scale_stays(tmp_path: Path) -> None:
+    gray = samples("L16", 20, 13)[..., 0]
+    tifffile.imwrite(tmp_path / "in.tif", gray, imagej=True, resolution=(5, 4), metadata={"unit": "um"})
+    out = rewritten(tmp_path / "in.tif")
+    assert tiff_resolution(out) == (5, 4, 1)
+    with tifffile.TiffFile(out) as file:
+        assert file.imagej_metadata is not None and file.imagej_metadata["unit"] == "um"
+        np.testing.assert_array_equal(file.asarray(), gray)
+
+
+# ---- what is said of what cannot come along
+
+
+def said(path: Path, suffix: str = "") -> tuple[str, ...]:
+    """Read and written again: what is left out."""
+    return write_picture(path.with_name(f"said{suffix or path.suffix}"), read_picture(path), overwrite=True)
+
+
+def test_nothing_is_said_of_whole_files(tmp_path: Path) -> None:
+    for suffix in (".png", ".jpg", ".webp", ".tif"):
+        told: dict[str, Any] = {} if suffix == ".tif" else {"exif": exif(6)}
+        Image.fromarray(RGB).save(tmp_path / f"in{suffix}", icc_profile=ICC, dpi=(300, 300), **told)
+        assert said(tmp_path / f"in{suffix}") == ()
+
+
+def with_pictures_behind(path: Path, kinds: list[int]) -> None:
+    """A JPEG that lists pictures of these kinds (CIPA DC-007, table 4) behind its first."""
+    rows = [(0x030000, 100), *((kind, 200) for kind in kinds)]
+    table = b"".join(struct.pack(">IIIHH", kind, size, size, 0, 0) for kind, size in rows)
+    entries = struct.pack(">HHI4s", 0xB000, 7, 4, b"0100") + struct.pack(">HHII", 0xB001, 4, 1, len(rows))
+    entries += struct.pack(">HHII", 0xB002, 7, len(table), 50)
+    listed = b"MPF\0MM\0*" + struct.pack(">IH", 8, 3) + entries + bytes(4) + table
+    file = BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG", quality=95)
+    whole = file.getvalue()
+    path.write_bytes(whole[:2] + struct.pack(">HH", 0xFFE2, len(listed) + 2) + listed + whole[2:] + whole * len(kinds))
+
+
+def test_pictures_behind_a_jpeg_are_told_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in.jpg"
+    with_pictures_behind(path, [0])  # a gain map
+    assert said(path) == ("1 more picture behind the first (a gain map or a view)",)
+    with_pictures_behind(path, [0x010001, 0, 0])  # a preview, which shows the old picture, and two more
+    assert said(path) == ("2 more pictures behind the first (a gain map or a view)",)
+    with_pictures_behind(path, [0x010002])
+    assert said(path) == ()
+    with_pictures_behind(path, [0x020002])  # the other eye
+    with pytest.raises(SynergicError, match=r"in\.jpg: expected one picture, got 2 views; split it into files first"):
+        read_picture(path)
+    Image.fromarray(RGB).save(path, "MPO", save_all=True, append_images=[Image.fromarray(RGB[::-1])])
+    assert said(path) == ("1 more picture behind the first (a gain map or a view)",)
+    with Image.open(rewritten(path)) as image:
+        assert image.format == "JPEG" and not hasattr(image, "n_frames")
+        assert np.abs(np.array(image).astype(int) - read_picture(path).pixels).mean() < 2
+
+
+def test_what_xmp_says_is_behind_a_jpeg_is_told(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "in.jpg", xmp=b'<x GCamera:MotionPhoto="1"/>')
+    assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film or a gain map)",)
+
+
+NOT_A_PROFILE = b"not a profile" * 30
+OF_LAB = ICC[:16] + b"Lab " + ICC[20:]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("before", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("profile", [NOT_A_PROFILE, OF_LAB, ICC + b"\0\0"])
+def test_a_profile_comes_along_or_its_loss_is_told(tmp_path: Path, profile: bytes, before: str, suffix: str) -> None:
+    Image.fromarray(RGB).save(tmp_path / f"in{before}", icc_profile=profile)
+    told = said(tmp_path / f"in{before}", suffix)
+    with Image.open(tmp_path / f"said{suffix}") as image:
+        came = image.info.get("icc_profile")
+    assert told == () if came is not None else told[0].startswith("the colour profile")
+    assert came in (None, profile, profile[: len(ICC)])
+
+
+def test_a_profile_of_another_colour_is_told(tmp_path: Path) -> None:
+    Image.fromarray(samples("L", 20, 13)[..., 0]).save(tmp_path / "in.jpg", icc_profile=ICC)
+    for suffix in (".png", ".jpg", ".tif"):
+        assert said(tmp_path / "in.jpg", suffix) == ("the colour profile",)
+
+
+TAGS = {270: "a description", 271: "Make", 272: "Model", 285: "Page", 305: "Software", 315: "Ann", 33432: "(c) me"}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+def test_texts_and_places_of_a_tiff_come_back(tmp_path: Path, big: bool, order: Any) -> None:
+    places: list[Any] = [(33550, 12, 3, (1.0, 1.5, 0.0), True), (34735, 3, 4, (1, 1, 0, 0), True)]
+    iptc = [(33723, 7, 12, b"\x1c\x02\x78\0\x07caption", True)]
+    texts = [(code, 2, 0, text, True) for code, text in [*TAGS.items(), (306, "2020:01:02 03:04:05")] if code != 270]
+    options: dict[str, Any] = {"byteorder": order, "bigtiff": big, "description": TAGS[270], "software": False}
+    tifffile.imwrite(
+        tmp_path / "in.tif", RGB, photometric="rgb", metadata=None, extratags=texts + places + iptc, **options
+    )
+    assert said(tmp_path / "in.tif") == ()
+    with tifffile.TiffFile(tmp_path / "said.tif") as file:
+        tags = {tag.code: tag.value for tag in file.pages.first.tags.values()}
+        np.testing.assert_array_equal(file.asarray(), RGB)
+    assert tags | TAGS == tags and tags[306] == "2020:01:02 03:04:05"
+    assert (tags[33550], tags[34735], tags[33723]) == ((1.0, 1.5, 0.0), (1, 1, 0, 0), b"\x1c\x02\x78\0\x07caption")
+    assert said(tmp_path / "in.tif", ".png") == ("texts of the TIFF",)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_iptc_in_numbers_is_a_stream_of_bytes(tmp_path: Path, order: Any) -> None:
+    stream = b"\x1c\x02\x78\0\x07caption"
+    numbers = struct.unpack(f"{order}3I", stream)
+    tifffile.imwrite(
+        tmp_path / "in.tif", RGB, photometric="rgb", byteorder=order, extratags=[(33723, 4, 3, numbers, True)]
+    )
+    with tifffile.TiffFile(rewritten(tmp_path / "in.tif")) as file:
+        assert file.pages.first.tags[33723].value == stream
+
+
+def test_what_a_tiff_cannot_take_along_is_told(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", metadata=None)
+    folder = Tag(4, (8).to_bytes(4, "little"))
+    rewrite_tags(tmp_path / "in.tif", {34665: folder, 34853: folder})
+    assert said(tmp_path / "in.tif") == ("EXIF", "GPS")
+    places = [(33550, 12, 3, (1.0, 1.0, 0.0), True), (65000, 4, 1, 77, True), (274, 3, 1, 6, True)]
+    tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", metadata=None, extratags=places)
+    assert said(tmp_path / "in.tif") == ("tag 33550", "tag 65000"), "a turned map lies elsewhere"
+    Image.fromarray(RGB).save(tmp_path / "in.jpg", exif=exif(1))
+    assert said(tmp_path / "in.jpg", ".tif") == ("EXIF",)
+
+
+def test_what_a_jpeg_cannot_take_along_is_told(tmp_path: Path) -> None:
+    long = b"<x>" + b"y" * 100_000 + b"</x>"
+    (tmp_path / "in.png").write_bytes(png(RGB, chunk(b"iTXt", KEY + b"\0\0\0\0" + long), TEXTS[0]))
+    assert said(tmp_path / "in.png") == ()
+    assert said(tmp_path / "in.png", ".jpg") == ("XMP", "texts of the PNG")
+    assert said(tmp_path / "in.png", ".webp") == ("texts of the PNG",)
+
+
+def test_comments_and_long_xmp_of_a_jpeg_come_back(tmp_path: Path) -> None:
+    file = BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG", xmp=XMP % 1, comment=b"hello")
+    rest = b"http://ns.adobe.com/xmp/extension/\0" + b"A" * 32 + struct.pack(">II", 100, 0) + b"y" * 100
+    segment = struct.pack(">HH", 0xFFE1, len(rest) + 2) + rest
+    whole = file.getvalue()
+    behind = whole.index(b"\xff\xdb")
+    for contents in (whole[:2] + segment + whole[2:], whole[:behind] + segment + whole[behind:]):
+        (tmp_path / "in.jpg").write_bytes(contents)
+        assert said(tmp_path / "in.jpg") == ()
+        with Image.open(tmp_path / "said.jpg") as image:
+            assert (image.info["xmp"], image.info["comment"]) == (XMP % 1, b"hello")
+        assert segment in (tmp_path / "said.jpg").read_bytes()
+    assert said(tmp_path / "in.jpg", ".png") == ("comments",)
+
+
+def test_iptc_of_a_jpeg_comes_back(tmp_path: Path) -> None:
+    resources = b"Photoshop 3.0\x008BIM\4\4\0\0" + struct.pack(">I", 12) + b"\x1c\x02\x78\0\x07caption"
+    file = BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG")
+    segment = struct.pack(">HH", 0xFFED, len(resources) + 2) + resources
+    (tmp_path / "in.jpg").write_bytes(file.getvalue()[:2] + segment + file.getvalue()[2:])
+    assert said(tmp_path / "in.jpg") == ()
+    assert segment in (tmp_path / "said.jpg").read_bytes()
+    assert said(tmp_path / "in.jpg", ".tif") == ("IPTC",)
