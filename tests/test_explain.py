@@ -209,7 +209,7 @@ def test_no_title_is_cut_off(size: tuple[int, int], random: np.random.Generator,
 
     restorer, drawn = restorer_of(3, blocks=4, window=32), list[Any]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "save_figure", lambda figure, _: drawn.append(figure))
+        patch.setattr(module, "save_figure", lambda figure, _, **__: drawn.append(figure))
         explain(restorer, random.random((*size, 3)), tmp_path / "a.png", at=[(5, 5), (size[1] - 1, size[0] - 1)])
     (figure,) = drawn
     figure.draw_without_rendering()
