@@ -1,6 +1,8 @@
 """Fixtures: small weights, small pictures, small runs, the data folder where there is one."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,15 @@ from synergic.weights import save_weights
 torch.set_num_threads(1)  # the tensors of the tests are small
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def find_chromium() -> str:
+    """Debian's Chromium. Without it a test is skipped; where CI is set, it fails."""
+    found = shutil.which("chromium")
+    if found is None:
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up("chromium: expected it for tests of pages, got none; apt-get install chromium")
+    return found
 
 
 @pytest.fixture

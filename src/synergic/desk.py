@@ -140,10 +140,9 @@ class Run:
 
     def _progress(self) -> dict[str, Any]:
         elapsed, whole = self.elapsed(), self.ticked / self.done * self.total if self.done else self.expected
-        known = {"seconds_left": None, "share": None}
-        if whole is not None:
-            known = {"seconds_left": max(0.0, whole - elapsed), "share": min(1.0, elapsed / max(whole, 1e-6))}
-        return {"done": self.done, "total": self.total, **known}
+        left = None if whole is None else max(0.0, whole - elapsed)
+        share = None if left is None else elapsed / max(elapsed + left, 1e-6)
+        return {"done": self.done, "total": self.total, "seconds_left": left, "share": share}
 
 
 class Pace:
@@ -321,7 +320,7 @@ class Desk:
         with self._files_of(held):
             picture = read_picture(held.source, max_pixels=self.limits.pixels)
         restorer = options.restorer(picture)
-        told = {"sigma": options.sigma, "quality": options.quality_for(picture, restorer)}
+        told: dict[str, Any] = {"sigma": options.sigma, "quality": options.quality_for(picture, restorer)}
         with self.pace.kept(run, "restoring", picture.pixels[..., 0].size):
             restored = restorer(to_float(picture.pixels), **told, progress=run.tick)
             self._keep(held, picture, restored)
