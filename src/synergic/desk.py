@@ -334,6 +334,8 @@ class Desk:
             (held.folder / "new.npy").replace(held.result)
             for name in DRAWINGS:
                 held.view(name).unlink(missing_ok=True)
+        with self.lock:
+            held.drawings = {name: run for name, run in held.drawings.items() if not run.future.done()}
 
     def state(self, token: str) -> dict[str, Any]:
         """How far a picture is: Run.state, and how many are `ahead` of a waiting one, which `task` was restored; and
