@@ -1,6 +1,8 @@
 """Fixtures: small weights, small pictures, small runs, the data folder where there is one."""
 
 import json
+import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +32,15 @@ def signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def find_chromium() -> str:
+    """Debian's Chromium. Without it a test is skipped; where CI is set, it fails."""
+    found = shutil.which("chromium")
+    if found is None:
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up("chromium: expected it for tests of pages, got none; apt-get install chromium")
+    return found
 
 
 @pytest.fixture

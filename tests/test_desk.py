@@ -401,7 +401,9 @@ def test_a_view_can_be_drawn_on_demand(desk: Desk, tmp_path: Path, monkeypatch: 
         desk.view(token, "Negative")
     desk.draw(token, "Negative").future.result()
     assert abs(int(read_pixels(desk.view(token, "Negative"))[4, 4, 0]) - 200) <= 1
+    assert desk.state(token)["drawings"] == {"Negative": {"state": "drawn"}}
     restored(desk, token)
+    assert "drawings" not in desk.state(token)
     with pytest.raises(GoneError):  # it showed the run before
         desk.view(token, "Negative")
     with pytest.raises(GoneError):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -14,12 +13,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from conftest import save
+from conftest import find_chromium, save
 from synergic import Restorer
 from synergic.evaluate import Protocol, evaluate
 from synergic.images import read_pixels
 
-CHROMIUM = shutil.which("chromium")
 NAMES = ["a", "b<i>", "c"]
 
 
@@ -62,11 +60,10 @@ def test_the_page_holds_report_and_pictures(saved: tuple[Path, dict[str, Any]]) 
 @pytest.fixture
 def page(saved: tuple[Path, dict[str, Any]]) -> Iterator[Page]:
     """The page in headless Chromium. At the end: only the file itself was asked for, and no script failed."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
+    chromium = find_chromium()
     address, asked, errors = (saved[0] / "index.html").as_uri(), list[str](), list[str]()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1000, "height": 800})
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))

@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, Download, Page, Route, sync_playwright
 from skimage.data import chelsea
 
-from conftest import save
+from conftest import find_chromium, save
 from soak import LIMITS, Server, soak, wait_until
 from synergic import cli, desk
 from synergic.batch import Options
@@ -30,7 +30,6 @@ from synergic.restore import Restorer
 pytest.importorskip("gradio", reason="the page's extra is not installed: pip install 'synergic[serve]'")
 from synergic import web
 
-CHROMIUM = shutil.which("chromium")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
@@ -337,13 +336,22 @@ def test_a_view_is_drawn_when_asked_for(server: Server, tmp_path: Path) -> None:
 # ---- through Chromium
 
 
+@pytest.mark.parametrize(("ci", "end"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+def test_without_chromium_tests_are_skipped_but_fail_in_ci(
+    monkeypatch: pytest.MonkeyPatch, ci: str, end: type[BaseException]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(end, match="chromium: expected it for tests of pages, got none; apt-get install chromium"):
+        find_chromium()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Headless Chromium."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
+    chromium = find_chromium()
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield started
         started.close()
 

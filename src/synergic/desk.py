@@ -142,10 +142,9 @@ class Run:
 
     def _progress(self) -> dict[str, Any]:
         elapsed, whole = self.elapsed(), self.ticked / self.done * self.total if self.done else self.expected
-        known = {"seconds_left": None, "share": None}
-        if whole is not None:
-            known = {"seconds_left": max(0.0, whole - elapsed), "share": min(1.0, elapsed / max(whole, 1e-6))}
-        return {"done": self.done, "total": self.total, **known}
+        left = None if whole is None else max(0.0, whole - elapsed)
+        share = None if left is None else elapsed / max(elapsed + left, 1e-6)
+        return {"done": self.done, "total": self.total, "seconds_left": left, "share": share}
 
 
 class Pace:
@@ -323,7 +322,7 @@ class Desk:
         with self._files_of(held):
             picture = read_picture(held.source, max_pixels=self.limits.pixels)
         restorer = options.restorer(picture)
-        told = {"sigma": options.sigma, "quality": options.quality_for(picture, restorer)}
+        told: dict[str, Any] = {"sigma": options.sigma, "quality": options.quality_for(picture, restorer)}
         with self.pace.kept(run, "restoring", picture.pixels[..., 0].size):
             restored = restorer(to_float(picture.pixels), **told, progress=run.tick)
             self._keep(held, picture, restored)
@@ -337,6 +336,8 @@ class Desk:
             (held.folder / "new.npy").replace(held.result)
             for name in DRAWINGS:
                 held.view(name).unlink(missing_ok=True)
+        with self.lock:
+            held.drawings = {name: run for name, run in held.drawings.items() if not run.future.done()}
 
     def state(self, token: str) -> dict[str, Any]:
         """How far a picture is: Run.state, and how many are `ahead` of a waiting one, which `task` was restored; and
