@@ -1,6 +1,7 @@
 """What a file holds beside its pixels comes back as it was, by Pillow, tifffile and the formats' specifications."""
 
 import struct
+import time
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -412,3 +413,25 @@ def test_iptc_of_a_jpeg_comes_back(tmp_path: Path) -> None:
     assert said(tmp_path / "in.jpg") == ()
     assert segment in (tmp_path / "said.jpg").read_bytes()
     assert said(tmp_path / "in.jpg", ".tif") == ("IPTC",)
+
+
+def large_profile(size: int) -> bytes:
+    return struct.pack(">I", size) + ICC[4:] + np.random.default_rng(0).bytes(size - len(ICC))
+
+
+def test_a_large_profile_comes_back_and_costs_little(tmp_path: Path) -> None:
+    """It comes in many parts, before the pixels."""
+    long = large_profile(6 * 10**6)
+    Image.fromarray(RGB).save(tmp_path / "in.jpg", icc_profile=long)
+    started = time.process_time()
+    assert said(tmp_path / "in.jpg") == ()
+    assert time.process_time() - started < 2
+    with Image.open(tmp_path / "said.jpg") as image:
+        assert image.info["icc_profile"] == long
+
+
+def test_a_profile_that_libvips_cuts_off_is_told(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "in.jpg", icc_profile=large_profile(7 * 10**6))
+    assert said(tmp_path / "in.jpg") == ("the colour profile, which is damaged or too large",)
+    with Image.open(tmp_path / "said.jpg") as image:
+        assert "icc_profile" not in image.info

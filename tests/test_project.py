@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
-    {"files", "stores", "tags"},
+    {"files", "formats", "stores", "tags"},
     {"metadata"},
     {"images", "card", "attention", "config", "hardware", "muon", "guard"},
     {"network", "metrics", "tiling", "figures"},
