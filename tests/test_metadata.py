@@ -313,6 +313,23 @@ def test_what_xmp_says_is_behind_a_jpeg_is_told(tmp_path: Path) -> None:
     assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film or a gain map)",)
 
 
+def test_what_follows_a_jpeg_is_told(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "in.jpg")
+    whole = (tmp_path / "in.jpg").read_bytes()
+    (tmp_path / "in.jpg").write_bytes(whole + bytes(5000))  # what cameras fill up with
+    assert said(tmp_path / "in.jpg") == ()
+    (tmp_path / "in.jpg").write_bytes(whole + b"ftypmp42" * 1000)
+    assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film or a gain map)",)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_damaged_exif_is_told_and_none_made_up(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(RGB).save(tmp_path / f"in{suffix}", exif=b"Exif\0\0garbage")
+    assert said(tmp_path / f"in{suffix}") == ("EXIF, which is damaged",)
+    with Image.open(tmp_path / f"said{suffix}") as image:
+        assert not image.getexif()
+
+
 NOT_A_PROFILE = b"not a profile" * 30
 OF_LAB = ICC[:16] + b"Lab " + ICC[20:]
 

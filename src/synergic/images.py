@@ -39,6 +39,7 @@ from synergic.formats import (
 from synergic.metadata import (
     Extras,
     exif_resolution,
+    is_exif,
     jpeg_extras,
     mended_jpeg,
     mended_png,
@@ -302,6 +303,9 @@ def _metadata(image: pyvips.Image, extras: Extras, orientation: int) -> dict[str
         metadata[ICC] = profile[:size]  # what lies behind is none of it, and PNG refuses it
     elif extras.profile or profile:  # of a JPEG's, libvips reads 6.5 MB
         extras.left_out.append("the colour profile, which is damaged or too large")
+    if EXIF in metadata and not is_exif(metadata[EXIF]):  # libvips would make up another in its place
+        del metadata[EXIF]
+        extras.left_out.append("EXIF, which is damaged")
     resolution = metadata.pop("resolution", None)
     if resolution is not None:
         metadata["resolution"] = resolution.turned() if orientation in (5, 6, 7, 8) else resolution
