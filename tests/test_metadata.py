@@ -1,6 +1,7 @@
 """What a file holds beside its pixels comes back as it was, by Pillow, tifffile and the formats' specifications."""
 
 import struct
+import time
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -312,6 +313,23 @@ def test_what_xmp_says_is_behind_a_jpeg_is_told(tmp_path: Path) -> None:
     assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film or a gain map)",)
 
 
+def test_what_follows_a_jpeg_is_told(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "in.jpg")
+    whole = (tmp_path / "in.jpg").read_bytes()
+    (tmp_path / "in.jpg").write_bytes(whole + bytes(5000))  # what cameras fill up with
+    assert said(tmp_path / "in.jpg") == ()
+    (tmp_path / "in.jpg").write_bytes(whole + b"ftypmp42" * 1000)
+    assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film or a gain map)",)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_damaged_exif_is_told_and_none_made_up(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(RGB).save(tmp_path / f"in{suffix}", exif=b"Exif\0\0garbage")
+    assert said(tmp_path / f"in{suffix}") == ("EXIF, which is damaged",)
+    with Image.open(tmp_path / f"said{suffix}") as image:
+        assert not image.getexif()
+
+
 NOT_A_PROFILE = b"not a profile" * 30
 OF_LAB = ICC[:16] + b"Lab " + ICC[20:]
 
@@ -412,3 +430,25 @@ def test_iptc_of_a_jpeg_comes_back(tmp_path: Path) -> None:
     assert said(tmp_path / "in.jpg") == ()
     assert segment in (tmp_path / "said.jpg").read_bytes()
     assert said(tmp_path / "in.jpg", ".tif") == ("IPTC",)
+
+
+def large_profile(size: int) -> bytes:
+    return struct.pack(">I", size) + ICC[4:] + np.random.default_rng(0).bytes(size - len(ICC))
+
+
+def test_a_large_profile_comes_back_and_costs_little(tmp_path: Path) -> None:
+    """It comes in many parts, before the pixels."""
+    long = large_profile(6 * 10**6)
+    Image.fromarray(RGB).save(tmp_path / "in.jpg", icc_profile=long)
+    started = time.process_time()
+    assert said(tmp_path / "in.jpg") == ()
+    assert time.process_time() - started < 2
+    with Image.open(tmp_path / "said.jpg") as image:
+        assert image.info["icc_profile"] == long
+
+
+def test_a_profile_that_libvips_cuts_off_is_told(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "in.jpg", icc_profile=large_profile(7 * 10**6))
+    assert said(tmp_path / "in.jpg") == ("the colour profile, which is damaged or too large",)
+    with Image.open(tmp_path / "said.jpg") as image:
+        assert "icc_profile" not in image.info

@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
-    {"files", "stores", "tags", "interruptions"},
+    {"files", "formats", "stores", "tags", "interruptions"},
     {"metadata"},
     {"images", "card", "attention", "config", "hardware", "muon", "guard"},
     {"network", "metrics", "tiling", "figures"},

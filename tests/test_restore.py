@@ -209,7 +209,7 @@ def test_what_cannot_be_computed_is_refused() -> None:
 def test_floats_far_from_0_to_1_are_refused(make_weights: MakeWeights, dtype: type) -> None:
     """They would be ruined in silence."""
     restorer = restorer_of(make_weights())
-    ramp = np.linspace(0, 1, 1024, dtype=dtype).reshape(32, 32)
+    ramp: np.ndarray = np.linspace(0, 1, 1024, dtype=dtype).reshape(32, 32)
     for low, high, told in ((0, 255, "0 to 255"), (-3, -2, "-3 to -2"), (-0.5, 0.5, "-0.5 to 0.5"), (0, 17, "0 to 17")):
         wanted = rf"picture: expected floats of about 0 \(black\) to 1 \(white\), got {told}; scale them"
         with pytest.raises(SynergicError, match=f"^{wanted}$"):

@@ -20,9 +20,26 @@ import pyvips  # type: ignore[import-untyped]
 
 from synergic.errors import SynergicError
 from synergic.files import whole_file
+from synergic.formats import (
+    DTYPES,
+    EXIF,
+    FORMATS,
+    ICC,
+    JPEG,
+    LEAST_LOSSY,
+    LOSSY,
+    PNG,
+    READ,
+    TIFF,
+    WEBP,
+    WORDS,
+    Format,
+    choose_format,
+)
 from synergic.metadata import (
     Extras,
     exif_resolution,
+    is_exif,
     jpeg_extras,
     mended_jpeg,
     mended_png,
@@ -67,56 +84,14 @@ class Picture:
     """what is in the file and cannot come along, in words"""
 
 
-@dataclass(frozen=True)
-class _Format:
-    """What a file format can hold, and how it is saved."""
-
-    name: str
-    dtypes: tuple[str, ...]
-    alpha: bool
-    metadata: tuple[str, ...]
-    """what libvips writes well of a picture's metadata"""
-    own: tuple[str, ...]
-    """what metadata.py and tags.py write of it"""
-    options: Mapping[str, Any]
-
-
-_ICC, _EXIF, _XMP = "icc-profile-data", "exif-data", "xmp-data"
-_READ_JPEG = (_ICC, _EXIF, "iptc-data")
-_JPEG = _Format("JPEG", ("uint8",), False, (*_READ_JPEG, _XMP), ("jpeg-segments",), {"subsample_mode": "off"})
-_LEAST_LOSSY, _LOSSY = 95, 98
-"""Quality of a JPEG that was one, at least, and of one that was not. At 95, 16 of 29 photographs of LIVE1 fall under
-42 dB by the compression alone, at 98 none."""
-_PNG = _Format("PNG", ("uint8", "uint16"), True, (_ICC, _EXIF), (_XMP, "png-colour", "png-text"), {"filter": "all"})
-_TIFF = _Format("TIFF", ("uint8", "uint16", "float32"), True, (_ICC, _XMP), ("tiff-tags",), {"compression": "deflate"})
-_WEBP = _Format("WebP", ("uint8",), True, (_ICC, _EXIF, _XMP), (), {"lossless": True, "exact": True})
-# exact: colour under alpha 0 as well
-_FORMATS = {".png": _PNG, ".tif": _TIFF, ".tiff": _TIFF, ".webp": _WEBP}
-_FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), _JPEG)
-
-READABLE: frozenset[str] = frozenset(_FORMATS)
+READABLE: frozenset[str] = frozenset(FORMATS)
 """Lower-case suffixes that folders are searched for. A file's content, not its suffix, decides how it is read."""
-WRITABLE: frozenset[str] = frozenset(_FORMATS)
+WRITABLE: frozenset[str] = frozenset(FORMATS)
 """Lower-case suffixes that `write_picture` accepts."""
 MAX_PIXELS = 500_000_000
 """The default limit on width x height: 1.5 GB as 8-bit RGB, five times the largest pictures we promise to restore."""
 
-_DTYPES = {"uchar": "uint8", "ushort": "uint16", "float": "float32"}
 _CHANNELS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "scrgb": 3}
-_WORDS = {_ICC: "the colour profile", _EXIF: "EXIF", _XMP: "XMP", "iptc-data": "IPTC"}
-_WORDS |= {
-    "tiff-tags": "texts of the TIFF",
-    "png-colour": "the colour space",
-    "png-text": "texts of the PNG",
-    "jpeg-segments": "comments",
-}
-_READ = {
-    "jpegload": _READ_JPEG,
-    "pngload": (_ICC,),
-    "tiffload": (_ICC, _XMP),
-    "webpload": (_ICC, _EXIF, _XMP),
-}
-"""What libvips reads well of each format; metadata.py reads the rest."""
 _HARMLESS = re.compile(r"extraneous bytes|JFIF revision|Adobe color transform|Invalid SOS parameters|^\s*$")
 _DENSEST = 32 * 1032  # decoded bytes in a byte of file: deflate's most, from a palette's 1 bit to RGBA; zstd's is less
 _MOST_IN_MEMORY = 1 << 30  # bytes of a file: two for each pixel of the largest that is read unless asked
@@ -253,7 +228,7 @@ def _refuse_unsupported(path: Path, image: pyvips.Image, frames: int, max_pixels
         raise SynergicError(f"{path}: expected gray or RGB, got {colour}; convert it to RGB first")
     if extra > 1:
         raise SynergicError(f"{path}: expected at most one alpha channel, got {extra}; remove the others first")
-    if image.format not in _DTYPES:
+    if image.format not in DTYPES:
         got = f"{image.format} samples"
         raise SynergicError(f"{path}: expected 8-bit, 16-bit or 32-bit float samples, got {got}; convert it first")
     contents = path.stat().st_size
@@ -268,13 +243,13 @@ def _can_hold(contents: int, image: pyvips.Image) -> bool:
     loader, bits = image.get("vips-loader"), _field(image, "bits-per-sample", 8)
     if loader.startswith("webpload") or (loader.startswith("tiffload") and bits == 1):
         return True
-    decoded = image.width * image.height * image.bands * np.dtype(_DTYPES[image.format]).itemsize
+    decoded = image.width * image.height * image.bands * np.dtype(DTYPES[image.format]).itemsize
     return bool(decoded <= contents * _DENSEST)
 
 
 def _decode(image: pyvips.Image) -> np.ndarray:
     """H W bands, writable."""
-    samples = np.frombuffer(image.write_to_memory(), dtype=_DTYPES[image.format])
+    samples = np.frombuffer(image.write_to_memory(), dtype=DTYPES[image.format])
     return samples.reshape(image.height, image.width, image.bands)
 
 
@@ -320,12 +295,17 @@ def _extras(path: Path, image: pyvips.Image, contents: bytes | None) -> Extras:
 def _metadata(image: pyvips.Image, extras: Extras, orientation: int) -> dict[str, Any]:
     """What `write_picture` hands on, of a picture that has been turned: what libvips reads, and the extras."""
     loader = image.get("vips-loader")
-    read = next(names for start, names in _READ.items() if loader.startswith(start))
+    read = next(names for start, names in READ.items() if loader.startswith(start))
     metadata = {name: image.get(name) for name in read if image.get_typeof(name)} | extras.metadata
-    if _ICC in metadata:  # what lies behind its own length is none of it, and PNG refuses it
-        metadata[_ICC] = metadata[_ICC][: int.from_bytes(metadata[_ICC][:4], "big")]
-    elif extras.profile:
-        extras.left_out.append("the colour profile, which is damaged")
+    profile = metadata.pop(ICC, b"")
+    size = int.from_bytes(profile[:4], "big")
+    if profile and size <= len(profile):
+        metadata[ICC] = profile[:size]  # what lies behind is none of it, and PNG refuses it
+    elif extras.profile or profile:  # of a JPEG's, libvips reads 6.5 MB
+        extras.left_out.append("the colour profile, which is damaged or too large")
+    if EXIF in metadata and not is_exif(metadata[EXIF]):  # libvips would make up another in its place
+        del metadata[EXIF]
+        extras.left_out.append("EXIF, which is damaged")
     resolution = metadata.pop("resolution", None)
     if resolution is not None:
         metadata["resolution"] = resolution.turned() if orientation in (5, 6, 7, 8) else resolution
@@ -352,7 +332,7 @@ def compress_jpeg(pixels: np.ndarray, quality: int, *, subsampling: bool = False
 
 def encode_png(pixels: np.ndarray) -> bytes:
     """uint8 H W C as a PNG file in memory, without metadata."""
-    return _to_image(pixels).pngsave_buffer(keep=pyvips.ForeignKeep.NONE, **_PNG.options)
+    return _to_image(pixels).pngsave_buffer(keep=pyvips.ForeignKeep.NONE, **PNG.options)
 
 
 def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> tuple[str, ...]:
@@ -366,13 +346,13 @@ def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> t
     Raises SynergicError if the format cannot hold the depth or the alpha, if the file exists and not `overwrite`, or
     if writing fails; no part of a file is left behind.
     """
-    form = _choose_format(path, picture)
+    form = _format(path, picture)
     with whole_file(path, overwrite=overwrite) as unfinished, _one_line(path, "written"), _alone_with_libvips():
         _save(unfinished, picture, form)
         return (*picture.left_out, *_missing(unfinished, picture, form))
 
 
-def _missing(path: Path, picture: Picture, form: _Format) -> list[str]:
+def _missing(path: Path, picture: Picture, form: Format) -> list[str]:
     """What the format does not hold, and what libvips has passed over: a damaged profile, one of another colour, what
     is too large for a segment of JPEG."""
     image = _open(_source(path, _in_memory(path)))
@@ -380,96 +360,87 @@ def _missing(path: Path, picture: Picture, form: _Format) -> list[str]:
     for name, wanted in picture.metadata.items():
         if name in form.metadata:
             got = _field(image, name, None)
-            lost = got is None if name == _EXIF else got != wanted  # libvips arranges EXIF anew
+            lost = got is None if name == EXIF else got != wanted  # libvips arranges EXIF anew
         elif name == "resolution":
             continue
         else:
             lost = name not in form.own and not (name == "png-colour" and b"sRGB" in wanted)  # what all others mean
-        missing += [_WORDS[name]] if lost else []
+        missing += [WORDS.get(name, name)] if lost else []
     return missing
 
 
 def check_writable(path: Path, picture: Picture) -> None:
     """Raise the SynergicError that `write_picture` would for a format that cannot hold the picture: before the work."""
-    _choose_format(path, picture)
+    _format(path, picture)
 
 
-def _choose_format(path: Path, picture: Picture) -> _Format:
-    form = _FORMATS.get(path.suffix.lower())
-    dtype = str(picture.pixels.dtype)
-    if form is None:
-        known = " ".join(sorted(WRITABLE))
-        raise SynergicError(f"{path}: expected a name ending in one of {known}, got '{path.suffix}'; choose another")
-    if dtype not in form.dtypes:
-        raise SynergicError(f"{path}: {form.name} cannot hold {dtype} pixels; {_formats_for(dtype, picture.alpha)}")
-    if picture.alpha is not None and not form.alpha:
-        raise SynergicError(f"{path}: {form.name} cannot hold alpha; {_formats_for(dtype, picture.alpha)}")
-    return form
+def _format(path: Path, picture: Picture) -> Format:
+    return choose_format(path, str(picture.pixels.dtype), picture.alpha is not None)
 
 
-def _formats_for(dtype: str, alpha: np.ndarray | None) -> str:
-    able = [form for form in (_PNG, _TIFF, _WEBP, _JPEG) if dtype in form.dtypes and (alpha is None or form.alpha)]
-    if not able:
-        return f"convert them to {', '.join(_DTYPES.values())}"
-    return f"write {' or '.join(form.name for form in able)} instead"
+def _save(path: Path, picture: Picture, form: Format) -> None:
+    image, options = _with_metadata(picture, form), dict(form.options)
+    options["keep"] = pyvips.ForeignKeep.ALL
+    if EXIF not in picture.metadata and not (form is WEBP and _known(picture.metadata.get("resolution"))):
+        options["keep"] &= ~pyvips.ForeignKeep.EXIF  # libvips would make it up; WebP needs it for the resolution
+    if form is JPEG:
+        options["Q"] = LOSSY if picture.jpeg_quality is None else max(LEAST_LOSSY, picture.jpeg_quality)
+    if form is TIFF and image.width * image.height * image.bands * picture.pixels.itemsize > 2**31:
+        options["bigtiff"] = True
+    if form is PNG or form is JPEG:
+        mended = mended_png if form is PNG else mended_jpeg
+        _stream(path, image, partial(mended, metadata=picture.metadata), **options)
+    else:
+        image.write_to_file(os.fsencode(path), **options)
+    if form is TIFF:
+        rewrite_tags(path, tiff_changes(picture.metadata))
 
 
-def _save(path: Path, picture: Picture, form: _Format) -> None:
+def _with_metadata(picture: Picture, form: Format) -> pyvips.Image:
+    """The picture with alpha, and what libvips writes well of its metadata."""
     image = _to_image(picture.pixels)
     if picture.alpha is not None:
         image = image.bandjoin(_to_image(picture.alpha[:, :, None])).copy(interpretation=image.interpretation)
-    resolution: Resolution | None = picture.metadata.get("resolution")
-    known = resolution is not None and resolution.unit is not None
-    if resolution is None or resolution.unit is None:
-        resolution = Resolution(Fraction(72), Fraction(72), INCH)  # EXIF's word for unknown
-    image = image.copy(**dict(zip(("xres", "yres"), map(float, resolution.per(_MILLIMETRE)), strict=True)))
+    resolution = _known(picture.metadata.get("resolution")) or Resolution(Fraction(72), Fraction(72), INCH)  # as EXIF
+    x, y = resolution.per(_MILLIMETRE)
+    image = image.copy(xres=float(x), yres=float(y))
     for name in form.metadata:
-        if name in picture.metadata and not (form is _PNG and name == _ICC and not _fits_png(picture)):
+        if name in picture.metadata and not (form is PNG and name == ICC and not _fits_png(picture)):
             image.set_type(pyvips.GValue.blob_type, name, picture.metadata[name])
     image.set_type(pyvips.GValue.gint_type, "orientation", 1)
     image.set_type(pyvips.GValue.blob_type, "jpeg-thumbnail-data", b"")  # EXIF's thumbnail shows the old picture
-    options = dict(form.options)
-    if form is _JPEG:
-        options["Q"] = _LOSSY if picture.jpeg_quality is None else max(_LEAST_LOSSY, picture.jpeg_quality)
-    if form is _TIFF and image.width * image.height * image.bands * picture.pixels.itemsize > 2**31:
-        options["bigtiff"] = True
-    keep = pyvips.ForeignKeep.ALL
-    if "exif-data" not in picture.metadata and not (form is _WEBP and known):
-        keep &= ~pyvips.ForeignKeep.EXIF  # libvips would make it up; WebP needs it for the resolution
-    if form is _PNG or form is _JPEG:
-        mended = mended_png if form is _PNG else mended_jpeg
-        _stream(path, image, partial(mended, metadata=picture.metadata), keep=keep, **options)
-        return
-    image.write_to_file(os.fsencode(path), keep=keep, **options)
-    if form is _TIFF:
-        rewrite_tags(path, tiff_changes(picture.metadata))
+    return image
+
+
+def _known(resolution: Resolution | None) -> Resolution | None:
+    """None for one without a unit."""
+    return None if resolution is None or resolution.unit is None else resolution
 
 
 def _fits_png(picture: Picture) -> bool:
     """May a PNG hold the profile? Of a damaged one, or one of another colour, libpng makes a file that it refuses."""
-    profile, colour = picture.metadata[_ICC], b"GRAY" if picture.pixels.shape[2] == 1 else b"RGB "
+    profile, colour = picture.metadata[ICC], b"GRAY" if picture.pixels.shape[2] == 1 else b"RGB "
     whole = int.from_bytes(profile[:4], "big") == len(profile) >= 132
     return whole and profile[16:20] == colour and profile[36:40] == b"acsp"
 
 
 def _stream(path: Path, image: pyvips.Image, mended: Callable[[bytes], bytes | None], **options: Any) -> None:
-    """Save a file whose beginning goes through `mended`, which gives None as long as it needs more of it. Nothing is
-    kept in memory beside the beginning."""
+    """Save a file whose beginning goes through `mended`, which gives None as long as it needs more of it. Nothing but
+    the beginning is held in memory."""
+    head, enough, begun = bytearray(), 0, False
     failed: list[OSError] = []
-    head, begun = b"", False
 
     def write(part: Any) -> int:
-        nonlocal head, begun
+        nonlocal enough, begun
         try:
             if begun:
-                file.write(part)
-            else:
-                head += bytes(part)
-                beginning = mended(head)
-                if beginning is not None:
-                    file.write(beginning)
-                    begun = True
-        except OSError as error:  # libvips' own words for it would not say which
+                return file.write(part)
+            head.extend(part)
+            if len(head) >= enough and (beginning := mended(bytes(head))) is not None:
+                file.write(beginning)
+                begun = True
+            enough = len(head) * 5 // 4  # or a long beginning would be gone through for each of its parts
+        except OSError as error:  # libvips would not say which
             failed.append(error)
             return -1
         return len(part)
@@ -479,6 +450,8 @@ def _stream(path: Path, image: pyvips.Image, mended: Callable[[bytes], bytes | N
     try:
         with path.open("r+b") as file:
             image.write_to_target(target, path.suffix, **options)
+            if not begun:
+                file.write(mended(bytes(head)) or head)
     except pyvips.Error:
         if failed:
             raise failed[0] from None
@@ -489,7 +462,7 @@ def _to_image(pixels: np.ndarray) -> pyvips.Image:
     """H W C as a libvips image over the same memory."""
     height, width, channels = pixels.shape
     pixels = np.ascontiguousarray(pixels)
-    band_format = {dtype: name for name, dtype in _DTYPES.items()}[str(pixels.dtype)]
+    band_format = {dtype: name for name, dtype in DTYPES.items()}[str(pixels.dtype)]
     gray, colour = ("grey16", "rgb16") if band_format == "ushort" else ("b-w", "srgb")
     image = pyvips.Image.new_from_memory(pixels, width, height, channels, band_format)
     return image.copy(interpretation=gray if channels == 1 else colour)

@@ -30,8 +30,17 @@ from synergic.tags import (
     tag_resolution,
 )
 
-__all__ = ["Extras", "exif_resolution", "jpeg_extras", "mended_jpeg", "mended_png", "png_extras", "standard_tables"]
-__all__ += ["tiff_changes", "tiff_extras", "upright_xmp"]
+__all__ = [
+    "Extras",
+    "exif_resolution",
+    "is_exif",
+    "jpeg_extras",
+    "mended_jpeg",
+    "mended_png",
+    "png_extras",
+    "standard_tables",
+]
+__all__ += ["standard_tables", "tiff_changes", "tiff_extras", "upright_xmp"]
 
 MOST_PARTS = 10_000
 """Chunks or segments in a file of no size; one more for each kilobyte. The pixels of a PNG come in chunks of 8 kB."""
@@ -220,7 +229,8 @@ def jpeg_extras(path: Path, contents: bytes) -> Extras:
     if kept:
         extras.metadata["jpeg-segments"] = b"".join(kept)
     extras.metadata["resolution"] = _jpeg_resolution(extras.metadata.get("resolution"), tag_resolution(tags))
-    if not extras.left_out and _XMP_BEHIND.search(extras.metadata.get("xmp-data", b"")):
+    behind = len(contents.rstrip(b"\0")) - contents.rfind(b"\xff\xd9") - 2  # after the last end of an image
+    if not extras.left_out and (behind > 64 or _XMP_BEHIND.search(extras.metadata.get("xmp-data", b""))):
         extras.left_out.append("what stands behind the picture (a film or a gain map)")
     if luma in tables:
         extras.jpeg_quality = int(np.abs(standard_tables() - tables[luma]).sum(axis=1).argmin()) + 1
@@ -354,6 +364,11 @@ def _jfif(resolution: Resolution | None) -> bytes:
         unit = min(units, key=lambda unit: max(abs(value - round(value)) / value for value in resolution.per(unit)))
         code, (x, y) = units[unit], (min(max(round(value), 1), most) for value in resolution.per(unit))
     return b"\xff\xe0\0\x10JFIF\0\1\1" + struct.pack(">BHHBB", code, x, y, 0, 0)
+
+
+def is_exif(exif: bytes) -> bool:
+    """Does it hold anything that can be read?"""
+    return bool(read_tags(BytesIO(exif.removeprefix(b"Exif\0\0"))))
 
 
 def exif_resolution(exif: bytes) -> Resolution | None:
