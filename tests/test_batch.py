@@ -139,9 +139,9 @@ def test_what_is_passed_over_is_counted(folder: Path) -> None:
     (folder / "other").symlink_to(folder / "deep")
     found = passed_over([folder, folder / "a.png"], folder / "out")
     assert (found.others, found.links, found.refused()) == (3, 2, [])
-    assert found.told() == "3 files of other kinds and 2 links to folders or to nothing passed over"
+    assert found.told() == "files passed over: 3 of another kind, 2 linking to a folder or to nothing"
     assert passed_over([folder / "a.png"], folder / "out").told() == ""
-    assert passed_over([folder / "deep"], folder / "out").told() == "2 files of other kinds passed over"
+    assert passed_over([folder / "deep"], folder / "out").told() == "files passed over: 2 of another kind"
 
 
 @pytest.mark.parametrize(

@@ -200,9 +200,9 @@ class PassedOver:
 
     def told(self) -> str:
         """In words; "" for nothing."""
-        counts = {"files of other kinds": self.others, "links to folders or to nothing": self.links}
-        told = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-        return f"{told} passed over" if told else ""
+        counts = {"of another kind": self.others, "linking to a folder or to nothing": self.links}
+        told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        return f"files passed over: {told}" if told else ""
 
     def refused(self) -> list[str]:
         """The errors, each in a line."""
