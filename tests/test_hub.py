@@ -80,7 +80,7 @@ def test_the_model_card_says_what_the_weights_say(tmp_path: Path) -> None:
     HubWeights(tmp_path / "mine.safetensors").save_pretrained(tmp_path / "folder")
     written = ModelCard.load(tmp_path / "folder" / "README.md")
     assert written.data.to_dict()["library_name"] == "synergic"
-    assert written.data.pipeline_tag == "image-to-image"
+    assert (written.data.pipeline_tag, written.data.license) == ("image-to-image", "other")
     for words in ("# mine", "1,234 steps", "| Set12, sigma 25 | 30.44 dB |", "limits: only a test", "none (CC0)"):
         assert words in written.text
     read = HubWeights.from_pretrained(tmp_path / "folder")

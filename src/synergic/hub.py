@@ -71,6 +71,7 @@ class HubWeights(ModelHubMixin):
             library_name="synergic",
             pipeline_tag="image-to-image",
             tags=["image-restoration", "sat-net", card.task],
+            license="other",  # in words below: the Hub's list has no name for several at once
         )
         scores = [f"| {protocol} | {score:.2f} dB |" for protocol, score in card.scores.items()]
         lines = [
