@@ -17,7 +17,7 @@ from typing import Any
 
 from synergic.batch import Job, Options, restore_files, size_of
 from synergic.card import published_weights
-from synergic.errors import SynergicError
+from synergic.errors import SynergicError, first_line
 from synergic.files import remove_unfinished
 from synergic.stores import place
 
@@ -164,11 +164,6 @@ def portable(options: Options) -> Options:
     if weights is not None and weights not in published_weights() and Path(weights).is_file():
         weights = str(Path(weights).absolute())
     return replace(options, weights=weights, loaded={})
-
-
-def first_line(error: Exception) -> str:
-    """What an error of Ray says first."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class Worker:

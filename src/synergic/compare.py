@@ -23,7 +23,7 @@ from synergic.images import find_pictures, from_float, read_pixels, to_float
 from synergic.metrics import psnr, ssim
 from synergic.network import count_parameters
 from synergic.restore import Restorer
-from synergic.tiling import Progress
+from synergic.tiling import Progress, is_gray
 
 PLACES = 6
 """Rows of the contact sheet."""
@@ -174,8 +174,7 @@ def colors_of(files: Sequence[Path]) -> int:
     weights are the best for all."""
     gray, colour = list[Path](), list[Path]()
     for path in files:
-        pixels = read_pixels(path)
-        (gray if (pixels == pixels[..., :1]).all() else colour).append(path)
+        (gray if is_gray(read_pixels(path)) else colour).append(path)
     if gray and colour:
         raise SynergicError(
             f"{gray[0].parent}: expected gray or colour pictures, got both, {gray[0].name} and {colour[0].name}; "

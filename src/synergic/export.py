@@ -28,7 +28,7 @@ from synergic.attention import patch_attention
 from synergic.card import UNKNOWN_STRENGTH, Card
 from synergic.engine import FORMAT, OnnxModel
 from synergic.errors import SynergicError
-from synergic.files import check_free, whole_file
+from synergic.files import check_free, whole_file, write_text
 from synergic.network import NonLocalAttention, SATNet, SATNetConfig, fold_batch_norm
 from synergic.weights import load_weights
 
@@ -79,8 +79,7 @@ def export(
     config = darktable_config(card, inputs=2 if network.config.conditioned and not blind else 1)
     described = json.dumps(config, indent=1)
     if beside != target:
-        with whole_file(beside, overwrite=overwrite) as unfinished:
-            unfinished.write_text(described)
+        write_text(beside, described, overwrite=overwrite)
     with whole_file(target, overwrite=overwrite) as unfinished:
         if target.suffix == ".onnx":
             unfinished.write_bytes(model)

@@ -6,7 +6,7 @@ from math import ceil
 
 import numpy as np
 
-from synergic.errors import SynergicError
+from synergic.errors import SynergicError, first_line
 from synergic.images import from_float, to_float
 
 TILE_SIZE = 768
@@ -38,8 +38,7 @@ def restore_picture(
 ) -> np.ndarray:
     """One picture through `function` in tiles, smaller ones if memory runs out: the shape and dtype that came in.
 
-    image: H W or H W C with C = 1 or 3; uint8, uint16, or float in [0, 1]. Gray that is stored as RGB
-    stays gray.
+    image: H W or H W C with C = 1 or 3; uint8, uint16, or float in [0, 1]. Gray that is stored as RGB stays gray.
     function, strength, progress and align: as in `map_tiles`. ensemble: the mean over 8 flips and turns of every tile.
     """
     pixels = checked(image)
@@ -65,7 +64,7 @@ def restore_picture(
             if not is_out_of_memory(error):
                 raise
             if tile_size // 2 < SMALLEST_TILE:
-                said = next(iter(str(error).splitlines()), type(error).__name__)  # oneDNN may mean something else
+                said = first_line(error)  # oneDNN may mean something else
                 raise SynergicError(
                     f"memory: expected enough for tiles of {tile_size} pixels, got less ({said}); "
                     "close other programs or take a larger machine"
