@@ -60,7 +60,7 @@ def test_thread_counts_agree_to_one_level(name: str, precision: str, threads: No
 def test_tiles_agree_with_the_whole_picture_and_meet_without_a_seam(
     name: str, picture: Callable[[], np.ndarray]
 ) -> None:
-    """Ten photographs at length: `python tests/tiles.py ../shared/data/eval/live1`."""
+    """Ten photographs at length: `python tests/tiles.py FOLDER`."""
     restorer = Restorer.from_pretrained(name, device="cpu")
     whole, tiled = restore(restorer, degrade(widened(picture()[100:300]), name))
     assert psnr(whole, tiled) > 50
