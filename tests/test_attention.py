@@ -13,20 +13,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import reference
-from synergic.attention import (
-    attend,
-    fold,
-    grid_padding,
-    overlap_count,
-    patch_attention,
-    patches,
-    pixel_attention,
-    unfold,
-)
+from synergic.attention import attend, patch_attention, pixel_attention
 from synergic.network import NonLocalAttention, SATNetConfig
+from synergic.patches import fold, grid_padding, overlap_count, patches, unfold
 
 SIZES = [(1, 1), (1, 9), (7, 5), (13, 17), (20, 24)]
-GRIDS = [(7, 4, 4), (7, 4, 1), (5, 4, 4), (5, 4, 1), (3, 3, 3), (3, 2, 1), (1, 1, 1)]  # patch_size, stride, key_stride
+GRIDS = [
+    (7, 4, 4),
+    (7, 4, 1),
+    (5, 4, 4),
+    (5, 4, 1),
+    (5, 3, 3),
+    (3, 3, 3),
+    (3, 2, 2),
+    (3, 2, 1),
+    (1, 1, 1),
+]  # patch_size, stride, key_stride
 SCALE = 0.3
 TOLERANCE = 1e-5
 

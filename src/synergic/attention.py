@@ -3,18 +3,19 @@
 General form (Wang et al., "Non-local neural networks", CVPR 2018): y_i = 1/C(x) sum_j f(x_i, x_j) g(x_j).
 Here i and j run over overlapping patches (Mou and Zhang, SAT-Net, ICASSP 2021); a pixel is a patch of size 1.
 
-Maps are channels-last, N H W C: a patch is then a few contiguous rows, and a PyTorch ``channels_last`` tensor
-becomes such a map by ``permute(0, 2, 3, 1)`` without a copy.
-
-Shape letters: N batch, H W map, C channels, h w patch grid, p patch size, L queries, M keys, D = p*p*C patch length.
+Maps are channels-last, N H W C, as in patches.py. Shape letters beside those there: L queries, M keys.
 """
 
+from collections.abc import Iterator
 from math import ceil
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from synergic.cells import attend_cells
+from synergic.patches import cells, fold, grid_padding, overlap_count, pad_to_grid, unfold
 
 
 def patch_attention(
@@ -38,21 +39,21 @@ def patch_attention(
     `window`, `halo`: queries are taken in windows of `window` x `window` pixels, and each sees the keys of its window
     and of `halo` pixels around it, so that time is linear in the map's area; both are multiples of the strides. A map
     no larger than a window with its halo is compared whole, as is every map without a window.
-    `chunk`: at most this many queries of a whole map are compared at once, so that memory is linear in the number of
-    patches (also for gradients: the chunk's similarities are computed again in the backward pass).
+    `chunk`: at most this many queries of a whole map are compared at once, or one row of them, so that memory is linear
+    in the number of patches (also for gradients: the chunk's similarities are computed again in the backward pass).
     """
     height, width = q.shape[1:3]
     key_stride = key_stride or stride
     h, w = ceil(height / stride), ceil(width / stride)
+    q = q * scale
     if window is None or max(height, width) <= window + 2 * halo:
-        queries = patches(q * scale, patch_size, stride)
-        keys, values = patches(k, patch_size, key_stride), patches(v, patch_size, key_stride)
-        attended = attend(queries, keys, values, chunk=chunk).view(len(q), h, w, -1)
         top, left = grid_padding(height, patch_size, stride)[0], grid_padding(width, patch_size, stride)[0]
+        q = pad_to_grid(q, patch_size, stride)
+        k, v = (pad_to_grid(x, patch_size, key_stride) for x in (k, v))
+        total = attend_maps(q, k, v, patch_size, stride, key_stride, chunk=chunk)
     else:
         top = left = max(0, patch_size - stride) // 2
-        attended = attend_in_windows(q * scale, k, v, patch_size, stride, key_stride, window, halo)[:, :h, :w]
-    total = fold(attended.unflatten(3, (patch_size, patch_size, -1)), stride)
+        total = attend_in_windows(q, k, v, patch_size, stride, key_stride, window, halo)
     rows = overlap_count(h, patch_size, stride)[top : top + height].to(total)
     columns = overlap_count(w, patch_size, stride)[left : left + width].to(total)
     return total[:, top : top + height, left : left + width] / (rows[:, None] * columns)[..., None]
@@ -70,6 +71,33 @@ def pixel_attention(
 ) -> Tensor:
     """Pixel-wise non-local attention (Wang et al.): `patch_attention` with patches of one pixel. Same shapes."""
     return patch_attention(q, k, v, scale=scale, patch_size=1, stride=1, window=window, halo=halo, chunk=chunk)
+
+
+def attend_maps(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    patch_size: int,
+    stride: int,
+    key_stride: int,
+    *,
+    outside: Tensor | None = None,
+    inside: Tensor | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """softmax(Q K^T) V, folded by sums, of maps that begin with their first patch and end with the last's `cells`.
+
+    q: N H W C; k: N H' W' C; v: N H' W' E. Returns as much of N H W E as the query patches cover. outside: N M, added
+    to the similarities of every query. inside: N L, what each query's patch is multiplied by.
+    """
+    if key_stride == stride < patch_size < 2 * stride:
+        return attend_cells(q, k, v, patch_size, stride, outside=outside, inside=inside, chunk=chunk)
+    queries = unfold(q, patch_size, stride)  # N h w p p C
+    keys, values = (unfold(x, patch_size, key_stride).flatten(3).flatten(1, 2) for x in (k, v))
+    attended = attend(queries.flatten(3).flatten(1, 2), keys, values, outside, chunk)  # N L D
+    if inside is not None:
+        attended = attended * inside[..., None]
+    return fold(attended.view(*queries.shape[:5], -1), stride)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, chunk: int | None = None) -> Tensor:
@@ -95,25 +123,34 @@ def attend_in_windows(
 ) -> Tensor:
     """Query patches in windows, each with the key patches of its window and of `halo` pixels around it.
 
-    q, k: N H W C, v: N H W E. Returns N h w D, at least the patches that cover the map. One row of windows at a time,
-    so that memory stays small.
+    q, k: N H W C, v: N H W E. Returns the overlapping sums over a map that begins (p - stride) // 2 before the given
+    one and is at least as large, N H' W' E. One row of windows at a time, so that memory stays small.
     """
-    height, width = q.shape[1:3]
+    n, height, width = q.shape[:3]
     rows, columns = ceil(height / window), ceil(width / window)
     own, seen, reach = window // stride, (window + 2 * halo) // key_stride, halo // key_stride  # patches on a side
-    q = pad_to_windows(q, patch_size, stride, window, 0)
-    k, v = (pad_to_windows(x, patch_size, key_stride, window, halo) for x in (k, v))
-    missing = [count * window // key_stride - ceil(n / key_stride) for count, n in ((rows, height), (columns, width))]
-    outside = k.new_zeros(1, ceil(height / key_stride), ceil(width / key_stride), 1)
-    outside = F.pad(outside, (0, 0, reach, missing[1] + reach, reach, missing[0] + reach), value=float("-inf"))
-    strips = []
-    for row in range(rows):
-        queries = window_patches(q[:, row * window :], own, patch_size, stride, window)
-        keys, values = (window_patches(x[:, row * window :], seen, patch_size, key_stride, window) for x in (k, v))
-        bias = window_patches(outside[:, row * window // key_stride :], seen, 1, 1, window // key_stride)
-        attended = attend(queries, keys, values, bias[..., 0].repeat(len(q), 1))  # N*columns own*own D
-        strips.append(fold(attended.view(len(q), 1, columns, own, own, -1), own))
-    return torch.cat(strips, 1)
+
+    def on_map(step: int, margin: int) -> Tensor:
+        """1 for every patch of a grid that lies on the map, 0 for those that only windows have."""
+        h, w = ceil(height / step), ceil(width / step)
+        below, right = (count * window // step - length + margin for count, length in ((rows, h), (columns, w)))
+        return F.pad(q.new_ones(1, h, w, 1), (0, 0, margin, right, margin, below))
+
+    size = window - stride + cells(patch_size, stride), window + 2 * halo - key_stride + cells(patch_size, key_stride)
+    strips = zip(
+        windows(pad_to_windows(q, patch_size, stride, window, 0), size[0], window),
+        windows(pad_to_windows(k, patch_size, key_stride, window, halo), size[1], window),
+        windows(pad_to_windows(v, patch_size, key_stride, window, halo), size[1], window),
+        windows(on_map(key_stride, reach), seen, window // key_stride),
+        windows(on_map(stride, 0), own, own),
+        strict=True,
+    )
+    sums = []
+    for queries, keys, values, key_on_map, query_on_map in strips:
+        outside, inside = key_on_map.log().flatten(1).repeat(n, 1), query_on_map.flatten(1).repeat(n, 1)
+        maps = attend_maps(queries, keys, values, patch_size, stride, key_stride, outside=outside, inside=inside)
+        sums.append(maps.unflatten(0, (n, columns)))
+    return fold(torch.stack(sums, 1), window)
 
 
 def pad_to_windows(x: Tensor, patch_size: int, stride: int, window: int, halo: int) -> Tensor:
@@ -125,90 +162,12 @@ def pad_to_windows(x: Tensor, patch_size: int, stride: int, window: int, halo: i
     margins = [0, 0]
     for length in (x.shape[2], x.shape[1]):
         before = max(0, patch_size - stride) // 2 + halo
-        whole = ceil(length / window) * window + 2 * halo - stride + patch_size
+        whole = ceil(length / window) * window + 2 * halo - stride + cells(patch_size, stride)
         margins += [before, whole - before - length]
     return F.pad(x, margins)
 
 
-def window_patches(x: Tensor, side: int, patch_size: int, stride: int, window: int) -> Tensor:
-    """The patches of the uppermost row of windows, `side` x `side` each. N H W C -> N*columns side*side D."""
-    size = (side - 1) * stride + patch_size  # of a window with its halo
-    windows = unfold(x[:, :size], size, window).flatten(0, 2)  # N*columns size size C
-    return unfold(windows, patch_size, stride).flatten(3).flatten(1, 2)
-
-
-def patches(x: Tensor, patch_size: int, stride: int) -> Tensor:
-    """The patches that cover a zero-padded map. N H W C -> N L D, ceil(H / stride) x ceil(W / stride) of them."""
-    top, bottom = grid_padding(x.shape[1], patch_size, stride)
-    left, right = grid_padding(x.shape[2], patch_size, stride)
-    return unfold(F.pad(x, (0, 0, left, right, top, bottom)), patch_size, stride).flatten(3).flatten(1, 2)
-
-
-def grid_padding(length: int, patch_size: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after an axis so that ceil(length / stride) patches cover it exactly."""
-    missing = max(0, (ceil(length / stride) - 1) * stride + patch_size - length)
-    return missing // 2, missing - missing // 2
-
-
-def overlap_count(grid: int, patch_size: int, stride: int) -> Tensor:
-    """How many of `grid` patches cover each position of an axis. Shape ((grid - 1) * stride + patch_size,)."""
-    return _fold(torch.ones(1, grid, 1, patch_size, 1, 1), stride)[0, :, 0, 0]
-
-
-def unfold(x: Tensor, patch_size: int, stride: int) -> Tensor:
-    """Overlapping patches of a map. N H W C -> N h w p p C, where H = (h - 1) * stride + p, W likewise.
-
-    The adjoint of `fold`: each is the other's gradient, several times faster than differentiating strided views.
-    """
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _Unfold.apply(x, patch_size, stride)  # type: ignore[no-untyped-call]
-    return _unfold(x, patch_size, stride)
-
-
-def fold(patches: Tensor, stride: int) -> Tensor:
-    """Sum overlapping patches into a map. N h w p p C -> N H W C. The adjoint of `unfold`."""
-    if torch.is_grad_enabled() and patches.requires_grad:
-        return _Fold.apply(patches, stride)  # type: ignore[no-untyped-call]
-    return _fold(patches, stride)
-
-
-def _unfold(x: Tensor, patch_size: int, stride: int) -> Tensor:
-    return x.unfold(1, patch_size, stride).unfold(2, patch_size, stride).permute(0, 1, 2, 4, 5, 3).contiguous()
-
-
-def _fold(patches: Tensor, stride: int) -> Tensor:
-    """The map in cells of stride x stride: every patch adds its pieces to the few cells that it overlaps. Sums of
-    bfloat16 are kept in float32: rounded once, and twice as fast on a CPU, whose sums in bfloat16 are slow."""
-    n, h, w, p, _, c = patches.shape
-    reach = ceil(p / stride)  # cells per axis that a patch overlaps
-    wide = patches.float() if patches.dtype == torch.bfloat16 else patches
-    cells = wide.new_zeros(n, h + reach - 1, stride, w + reach - 1, stride, c)
-    for i in range(reach):
-        for j in range(reach):
-            piece = wide[:, :, :, i * stride : (i + 1) * stride, j * stride : (j + 1) * stride]  # N h w a b C
-            a, b = piece.shape[3:5]
-            cells[:, i : i + h, :a, j : j + w, :b] += piece.permute(0, 1, 3, 2, 4, 5)
-    x = cells.to(patches).view(n, (h + reach - 1) * stride, (w + reach - 1) * stride, c)
-    return x[:, : (h - 1) * stride + p, : (w - 1) * stride + p]
-
-
-class _Unfold(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, patch_size: int, stride: int) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.stride = stride
-        return _unfold(x, patch_size, stride)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        return fold(gradient, ctx.stride), None, None
-
-
-class _Fold(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, patches: Tensor, stride: int) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.patch_size, ctx.stride = patches.shape[3], stride
-        return _fold(patches, stride)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        return unfold(gradient, ctx.patch_size, ctx.stride), None
+def windows(x: Tensor, size: int, step: int) -> Iterator[Tensor]:
+    """The windows of a padded map, one row of them at a time. N H W C -> N*columns size size C each."""
+    for top in range(0, x.shape[1] - size + 1, step):
+        yield unfold(x[:, top : top + size], size, step).flatten(0, 2)

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from synergic.attention import grid_padding, patches
 from synergic.data import to_tensor
 from synergic.degradations import add_gaussian_noise
 from synergic.errors import SynergicError
 from synergic.figures import COLORS, HEAT, dark_edge, new_figure, outline, save_figure, show
 from synergic.images import to_float
 from synergic.network import NonLocalAttention, SynergicBlock
+from synergic.patches import grid_padding, patches
 from synergic.restore import Restorer
 from synergic.tiling import OVERLAP, Progress, checked, map_tiles
 
