@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import ModelCard
 
 from conftest import tiny_card, tiny_network
 from synergic import Restorer, SynergicError
@@ -13,35 +13,6 @@ from synergic.hub import HubWeights, push_to_hub
 from synergic.weights import save_weights
 
 MakeWeights = Callable[..., Path]
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for the Hub: what is uploaded lies in the layout of its cache, and nothing else is reachable."""
-    cache = tmp_path / "hub"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-    def create_repo(_: HfApi, repo_id: str, **__: Any) -> Any:
-        class Address:
-            pass
-
-        address = Address()
-        address.repo_id = repo_id  # type: ignore[attr-defined]
-        return address
-
-    def upload_folder(_: HfApi, *, repo_id: str, folder_path: Path, **__: Any) -> str:
-        commit = "0" * 40
-        repository = cache / f"models--{repo_id.replace('/', '--')}"
-        (repository / "refs").mkdir(parents=True)
-        (repository / "refs" / "main").write_text(commit)
-        (repository / "snapshots").mkdir()
-        folder_path.rename(repository / "snapshots" / commit)
-        return f"commit/{commit}"
-
-    monkeypatch.setattr(HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    return cache
 
 
 def test_weights_go_to_the_hub_and_come_back(hub: Path, make_weights: MakeWeights, random: np.random.Generator) -> None:
