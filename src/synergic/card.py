@@ -6,12 +6,16 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Literal
 
-from synergic.errors import SynergicError
+from synergic.errors import SynergicError, first_line
 
 Task = Literal["denoise", "photo", "jpeg"]
 
 UNKNOWN_STRENGTH = -1.0
 """The strength plane's value when the strength is not known; trained like any other value."""
+HUB = "hub:"
+"""Weights of a repository of the Hugging Face Hub are named by this and owner/name."""
+HUB_FILE = "weights.safetensors"
+"""The file of such a repository that is read."""
 MAX_BYTES = 1 << 30
 """The largest file that is opened as weights or as a model: two hundred times the published ones."""
 
@@ -79,7 +83,10 @@ def weights_for(task: Task, colors: int) -> str:
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """The file of published weights, or the file itself."""
+    """The file of published weights ("photo"), of weights on the Hub ("hub:owner/name"), or the file itself. Raises
+    SynergicError if there is none."""
+    if str(name_or_path).startswith(HUB):
+        return weights_from_hub(str(name_or_path))
     published = published_weights()
     if str(name_or_path) in published:
         return published[str(name_or_path)]
@@ -90,6 +97,22 @@ def find_weights(name_or_path: str | Path) -> Path:
             f"{name_or_path}: expected a weights file or a published name, got neither; published: {names}"
         )
     return path
+
+
+def weights_from_hub(name: str) -> Path:
+    """The weights file of "hub:owner/name", downloaded once. "hub:owner/name@revision": of a branch, tag or commit."""
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ModuleNotFoundError as error:
+        raise SynergicError(
+            f"{name}: expected {error.name}, got no such package; pip install 'synergic[hub]'"
+        ) from None
+    repository, _, revision = name.removeprefix(HUB).partition("@")
+    try:
+        return Path(hf_hub_download(repository, HUB_FILE, revision=revision or None))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:  # not there, not allowed, no such name, no network
+        raise SynergicError(f"{name}: expected a repository with {HUB_FILE}, got none ({first_line(error)})") from None
 
 
 def check_file(path: Path, kind: str) -> None:
