@@ -252,6 +252,8 @@ def test_a_picture_from_hand_in_to_forgetting(server: Server, photo: Path) -> No
         ("/restore/a.png?sigma=much", 400, "sigma: Input should be a valid number"),
         ("/restore/a.png?sigma=300", 400, "sigma: expected 0 to 255, got 300.0"),
         ("/restore/a.png?sigma=nan", 400, "sigma: expected 0 to 255, got nan"),
+        ("/restore/a.png?quality=0", 400, "quality: expected 1 to 100, got 0"),
+        ("/restore/a.png?task=jpeg&quality=101", 400, "quality: expected 1 to 100, got 101"),
         ("/restore/a.png?strength=2", 400, "strength: expected 0 to 1, got 2.0"),
         ("/pictures/..%2F..%2Fa.png", 404, ""),
     ],
@@ -569,6 +571,7 @@ def test_fields_are_checked_and_the_choice_is_told(
     for task, field, top, given in (
         ("Even grain", "#sigma", "Grain: expected 0 to 255", "much"),
         ("JPEG blocks", "#quality", "JPEG quality: expected 1 to 100", "7.5"),
+        ("JPEG blocks", "#quality", "JPEG quality: expected 1 to 100", "0"),
     ):
         page.locator("#task label", has_text=task).click()
         box = page.locator(f"{field} input, {field} textarea")

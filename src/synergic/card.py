@@ -49,17 +49,18 @@ class Card:
 
 
 def told_strength(card: Card, conditioned: bool, sigma: float | None, quality: int | None) -> float:
-    """What the network is told: sigma/255, quality/100 or UNKNOWN_STRENGTH. Refuses what the weights cannot use."""
+    """What the network is told: sigma/255, quality/100 or UNKNOWN_STRENGTH. Raises SynergicError for both at once, for
+    what the weights cannot use, and for a sigma outside 0-255 or a quality outside 1-100."""
     if sigma is not None and quality is not None:
         raise SynergicError("sigma and quality: expected one of them, got both")
-    for name, value, top, unit in (("sigma", sigma, 255, 255), ("quality", quality, 100, 100)):
+    for name, value, least, most in (("sigma", sigma, 0, 255), ("quality", quality, 1, 100)):
         if value is None:
             continue
         if not conditioned or (name == "quality") != (card.task == "jpeg"):
             raise SynergicError(f"{name}: {card.name} ({card.task}) works without; leave it out")
-        if not 0 <= value <= top:
-            raise SynergicError(f"{name}: expected 0 to {top}, got {value}")
-        return value / unit
+        if not least <= value <= most:
+            raise SynergicError(f"{name}: expected {least} to {most}, got {value}")
+        return value / most
     return UNKNOWN_STRENGTH
 
 
