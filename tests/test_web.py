@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from synergic.desk import Limits
 from synergic.errors import SynergicError
 from synergic.images import Picture, write_picture
 from synergic.restore import Restorer
+from test_desk import film
 
 pytest.importorskip("gradio", reason="the page's extra is not installed: pip install 'synergic[serve]'")
 from synergic import web
@@ -587,6 +589,23 @@ def test_fields_are_checked_and_the_choice_is_told(
     page.locator("#again").click()
     wait_until(lambda: made.inner_text() == "JPEG blocks removed")
     assert any("run?task=jpeg&quality=35" in request for request in requests)
+
+
+def test_what_could_not_come_along_stands_under_the_picture(
+    open_page: Callable[..., tuple[Page, list[str]]], server: Server, tmp_path: Path
+) -> None:
+    page, _ = open_page()
+    source, plain = film(tmp_path / "a.jpg"), save(tmp_path / "b.png", np.zeros((8, 8, 3), np.uint8))
+    page.set_input_files(".drop input", [source, plain])
+    wait_until(lambda: states(page) == ["restored"] * 2)
+    warnings, line = page.locator(".warnings"), "left out: what stands behind the picture (a film or a gain map)"
+    assert warnings.text_content() == line
+    page.locator(".names button", has_text="b.png").first.click()
+    assert warnings.is_hidden()
+    for path, wanted in ((source, line), (plain, None)):
+        request = Request(f"{server.url}/restore/{path.name}", path.read_bytes(), method="PUT")
+        with urlopen(request) as response:
+            assert response.headers.get("Synergic-Warnings") == wanted
 
 
 def test_all_again_and_one_too_many(open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path) -> None:
