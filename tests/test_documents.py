@@ -44,7 +44,7 @@ SHOWN = {
 KINDS = {
     "commands": r"(\w+=\S+ )*(synergic|torchrun) ",
     "scripts": r"python (training/(similarity|held_out|color_jpeg|camera_noise|average)|examples/deblur)\.py ",
-    "long scripts": r"python (tests|benchmarks)/\w+\.py ",
+    "long scripts": r"(\w+=\S+ )*python (tests|benchmarks)/\w+\.py ",
     "make": r"make (demo|docs|test|lock|audit)$",
     "curl": r"curl ",  # tests/test_web.py runs them
     "results": r"python training/results\.py$",  # it would write its page; tests/test_project.py compares the two
