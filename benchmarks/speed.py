@@ -132,7 +132,7 @@ def openvino() -> Run:
     class Session:
         """As ONNX Runtime's."""
 
-        compiled = Core().compile_model(exported(), "CPU")
+        compiled = Core().compile_model(exported(), "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
 
         def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
             return [self.compiled(inputs)[name] for name in names]
@@ -232,9 +232,11 @@ def convolutions_flop(pixels: int) -> float:
 
 @torch.inference_mode()
 def work(name: str, pipe: Connection) -> None:
-    """A contestant's process: a picture comes in, what it gave, seconds and peak memory in MB go out; None ends it."""
+    """A contestant's process: None goes out once it is set up; a picture comes in, what it gave, seconds and peak
+    memory in MB go out; None ends it."""
     keep_freed_memory()  # as the command does
     run = contestants()[name].make()
+    pipe.send(None)
     while (picture := pipe.recv()) is not None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         begun = time.perf_counter()
@@ -326,6 +328,8 @@ def main(data: Path | None, out: Path, sizes: list[int], rounds: int, only: str)
     for name in entered:
         pipes[name], theirs = context.Pipe()
         context.Process(target=work, args=(name, theirs), daemon=True).start()
+    for pipe in pipes.values():  # or the first would run while others are still being set up
+        pipe.recv()
     rows = race(pipes, sizes, rounds)
     for row in rows:
         pixels, flop = row["size"] ** 2, entered[row["name"]].flop

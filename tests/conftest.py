@@ -4,8 +4,12 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +101,51 @@ def make_weights(tmp_path: Path) -> Callable[..., Path]:
 def random() -> np.random.Generator:
     """A seeded generator."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for the Hub: what is uploaded lies in the layout of its cache, and nothing else is reachable."""
+    from huggingface_hub import HfApi, constants
+
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def create_repo(_: HfApi, repo_id: str, **__: Any) -> Any:
+        class Address:
+            pass
+
+        address = Address()
+        address.repo_id = repo_id  # type: ignore[attr-defined]
+        return address
+
+    def upload_folder(_: HfApi, *, repo_id: str, folder_path: Path, **__: Any) -> str:
+        commit = "0" * 40
+        repository = cache / f"models--{repo_id.replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text(commit)
+        (repository / "snapshots").mkdir()
+        folder_path.rename(repository / "snapshots" / commit)
+        return f"commit/{commit}"
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    return cache
+
+
+@pytest.fixture(scope="module")
+def spandrel() -> Iterator[Any]:
+    """spandrel, knowing SAT-Net."""
+    with pytest.MonkeyPatch.context() as patched:
+        if find_spec("spandrel") is None:
+            patched.setitem(sys.modules, "spandrel", import_module("spandrel_stand_in"))
+        from synergic.spandrel import install
+
+        install()
+        install()  # a second time does nothing
+        yield sys.modules["spandrel"]
+        del sys.modules["synergic.spandrel"]
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:

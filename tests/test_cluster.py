@@ -6,9 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,54 +19,81 @@ import pytest
 from conftest import save
 from synergic import cli
 from synergic.batch import Options, plan_jobs, restore_files
-from synergic.cluster import check_address, check_that_it_answers, is_loopback
+from synergic.cluster import FOLDER, check_address, check_that_it_answers, is_loopback
 from synergic.errors import SynergicError
+from synergic.files import own_folder
 
 FILES = 12
 
 
-def test_a_killed_worker_changes_nothing(
-    tmp_path: Path,
-    make_weights: Callable[..., Path],
-    random: np.random.Generator,
-    monkeypatch: pytest.MonkeyPatch,
+@contextmanager
+def head_of_two() -> Iterator[str]:
+    """The address of a cluster of two processors, as `ray start --head` starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        here = ["--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
+        ray = str(Path(sys.executable).with_name("ray"))
+        command = [ray, "start", "--head", *here, "--include-dashboard=false", "--block"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            yield f"127.0.0.1:{port}"
+            process.kill()  # what it started ends with it
+
+
+def test_a_killed_run_and_a_killed_worker_change_nothing(
+    tmp_path: Path, make_weights: Callable[..., Path], random: np.random.Generator
 ) -> None:
-    """Two workers, one killed in the middle: every file, byte for byte as one process writes it; nothing else stays."""
+    """A run on a Ray of its own is killed in the middle, and taken up by two workers of a cluster that runs already, of
+    which one is killed: every file, byte for byte as one process writes it; nothing else stays."""
+    before = set(Path("/tmp").glob("ray*"))
     for i in range(FILES):
-        save(tmp_path / "in" / f"{i % 2}" / f"{i}.png", random.integers(0, 256, (96, 96, 3), np.uint8))
+        save(tmp_path / "in" / f"{i % 2}" / f"{i}.png", random.integers(0, 256, (200, 200, 3), np.uint8))
     (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
-    weights, before = str(make_weights()), set(Path("/tmp").glob("ray*"))
-    arguments = ["restore", "in", "-o", "out", "--weights", weights, "--precision", "float32", "--json", "--cluster"]
-    command = [sys.executable, "-m", "synergic", *arguments]
-    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2}')  # whatever this machine has
-    results = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=tmp_path, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            results.append(json.loads(line))
-            if len(results) == 3:
-                os.kill(process_of(results[0]), signal.SIGKILL)
+    weights, written = str(make_weights(channels=32, blocks=2)), tmp_path / "out"
+    arguments = ["restore", "in", "-o", "out", "--weights", weights, "--precision", "float32", "--json", "--resume"]
+    command = [sys.executable, "-m", "synergic", *arguments, "--cluster"]
+    started: Any = {"stdout": subprocess.PIPE, "cwd": tmp_path, "text": True}
+    with head_of_two() as address:
+        slow = os.environ | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}  # whatever this machine has
+        with subprocess.Popen(command, **started, env=slow) as process:
+            assert process.stdout is not None
+            while json.loads(process.stdout.readline())["status"] != "restored":
+                pass
+            process.kill()
+        finished = {path.name for path in written.rglob("*.png")}
+        assert 1 <= len(finished) <= FILES - 4
+        results, victim = [], None
+        with subprocess.Popen([*command, address], **started) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                results.append(json.loads(line))
+                if victim is None and results[-1]["status"] == "restored":
+                    victim = process_of(results[-1])
+                    os.kill(victim, signal.SIGKILL)
     assert process.returncode == 1
     assert [result["input"] for result in results if result["status"] == "failed"] == ["in/broken.png"]
     assert len(results) == FILES + 1
-    workers = {process_of(result) for result in results}
+    assert finished <= {Path(result["input"]).name for result in results if result["status"] == "skipped"}
+    workers = {process_of(result) for result in results if "worker" in result}
     assert len(workers) >= 2
 
     alone = tmp_path / "alone"
     list(restore_files(plan_jobs([tmp_path / "in"], alone), Options(weights=weights, precision="float32")))
-    written = [
-        {file.relative_to(out): file.read_bytes() for file in out.rglob("*.*")} for out in (tmp_path / "out", alone)
-    ]
-    assert len(written[1]) == FILES
-    assert written[0] == written[1]
-    assert set(Path("/tmp").glob("ray*")) == before
+    files = [{file.relative_to(out): file.read_bytes() for file in out.rglob("*.*")} for out in (written, alone)]
+    assert len(files[1]) == FILES
+    assert files[0] == files[1]
     ended_by = time.monotonic() + 30  # they end by themselves, once they have seen that Ray has ended
     while alive := {worker for worker in workers if "ray::" in name_of(worker)}:
         assert time.monotonic() < ended_by, alive
         time.sleep(0.1)
+    assert len(set(Path("/tmp").glob("ray*")) - before) == 1  # of the killed run
+    with own_folder(FOLDER, Path("/tmp")):  # as the next Ray of its own begins
+        pass
+    assert set(Path("/tmp").glob("ray*")) <= before
 
     (tmp_path / "in" / "broken.png").unlink()
-    again = subprocess.run([*command, "--resume"], capture_output=True, cwd=tmp_path, text=True, check=True)
+    again = subprocess.run(command, capture_output=True, cwd=tmp_path, text=True, check=True)
     assert [json.loads(line)["status"] for line in again.stdout.splitlines()] == ["skipped"] * FILES
 
 

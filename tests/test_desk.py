@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ImageCms
+import tifffile
+from PIL import Image, ImageCms
 
 import synergic.desk as module
 from conftest import save
@@ -61,6 +62,38 @@ def picture(random: np.random.Generator, dtype: type, channels: int, alpha: bool
     profile = {"icc-profile-data": PROFILE} if channels == 3 else {}
     metadata = {"resolution": Resolution(Fraction(50), Fraction(50), CENTIMETRE), **profile}
     return Picture(pixels, pixels[:, ::-1, 0] if alpha else None, metadata, None)
+
+
+def film(path: Path) -> Path:
+    """A JPEG that says that a film stands behind it."""
+    Image.new("RGB", (8, 8)).save(path, xmp=b'<x GCamera:MotionPhoto="1"/>')
+    return path
+
+
+def scan(path: Path) -> Path:
+    """A TIFF with a tag that nobody knows, alpha, and 16 bits."""
+    pixels = np.zeros((4, 3, 4), np.uint16)
+    tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unassalpha"], extratags=[(65000, 4, 1, 7, True)])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "line"),
+    [
+        (film, "a.jpg", "left out: what stands behind the picture (a film or a gain map)"),
+        (scan, "a.tif", "left out: tag 65000"),
+    ],
+)
+def test_what_cannot_come_along_is_told_as_by_the_command(
+    desk: Desk, tmp_path: Path, make: Callable[[Path], Path], name: str, line: str
+) -> None:
+    source = make(tmp_path / name)
+    token = hand_in(desk, source)
+    restored(desk, token)
+    assert desk.state(token)["warnings"] == [line]
+    by_command = restore_file(Job(source, tmp_path / f"by-command-{name}"), desk.defaults)
+    assert by_command["warnings"] == [f"{source}: {line}"]
+    assert not [*desk.find(token).folder.glob("corner*")]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +231,7 @@ def test_the_line_is_limited_tells_its_length_and_can_be_left(
     desk.start(fourth, desk.options())
     go_on.set()
     runs[2].future.result(10)
-    assert desk.state(third) == {"state": "restored", "task": "denoise"}
+    assert desk.state(third) == {"state": "restored", "task": "denoise", "warnings": []}
 
 
 def test_a_run_stops_after_the_tile_at_hand_and_keeps_an_earlier_result(

@@ -86,6 +86,15 @@ def test_the_trade_off_goes_by_tiles_and_by_strength(random: np.random.Generator
     assert not restorer.network.blocks[0].fusion._forward_hooks, "the restorer itself is left alone"  # type: ignore[union-attr]
 
 
+def test_of_an_ensemble_it_is_the_picture_as_it_stands(random: np.random.Generator) -> None:
+    """Not one of its other views, which lie otherwise on the map."""
+    alone, picture = restorer_of(blocks=2), random.random((21, 30, 1))
+    found, wanted = (trade_off(restorer, picture) for restorer in (replace(alone, ensemble=True), alone))
+    for name in ("share", "weights", "added"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert not np.array_equal(wanted.weights, trade_off(alone, picture[:, ::-1]).weights), "views differ"
+
+
 def test_the_heat_picture_is_dark_where_local_and_bright_where_not(random: np.random.Generator) -> None:
     restorer, pixels = restorer_of(), random.integers(0, 256, (30, 41, 1), np.uint8)
     drawn, share = heat_picture(restorer, pixels), trade_off(restorer, pixels).share

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from synergic.errors import SynergicError
-from synergic.files import remove_unfinished, rights, whole_file
+from synergic.files import own_folder, remove_unfinished, rights, whole_file
 
 
 def write(path: Path, text: str, overwrite: bool = False) -> None:
@@ -165,3 +165,15 @@ def test_rights_are_those_given_and_the_umask(tmp_path: Path, mode: int, umask: 
         os.umask(before)
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.txt", "b.txt")]
     assert modes == [written, 0o666 & ~umask]
+
+
+def test_what_killed_runs_left_of_their_folders_is_deleted(tmp_path: Path) -> None:
+    """Not what a living run holds, nor what one has made a moment ago, nor what has another name."""
+    for name in ("run-dead/in", "run-new", "other/in"):
+        (tmp_path / name).mkdir(parents=True)
+    with own_folder("run-", tmp_path) as living:
+        (living / "in").mkdir()
+        with own_folder("run-", tmp_path) as second:
+            assert {path.name for path in tmp_path.iterdir()} == {"run-new", "other", living.name, second.name}
+            assert (living / "in").is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"run-new", "other"}

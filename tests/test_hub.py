@@ -1,47 +1,23 @@
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import ModelCard
 
-from conftest import tiny_card, tiny_network
-from synergic import Restorer, SynergicError
+from conftest import save, tiny_card, tiny_network
+from synergic import Restorer, SynergicError, export
+from synergic.cli import command
+from synergic.engine import OnnxModel
 from synergic.hub import HubWeights, push_to_hub
+from synergic.train import start_from
 from synergic.weights import save_weights
 
 MakeWeights = Callable[..., Path]
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for the Hub: what is uploaded lies in the layout of its cache, and nothing else is reachable."""
-    cache = tmp_path / "hub"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-    def create_repo(_: HfApi, repo_id: str, **__: Any) -> Any:
-        class Address:
-            pass
-
-        address = Address()
-        address.repo_id = repo_id  # type: ignore[attr-defined]
-        return address
-
-    def upload_folder(_: HfApi, *, repo_id: str, folder_path: Path, **__: Any) -> str:
-        commit = "0" * 40
-        repository = cache / f"models--{repo_id.replace('/', '--')}"
-        (repository / "refs").mkdir(parents=True)
-        (repository / "refs" / "main").write_text(commit)
-        (repository / "snapshots").mkdir()
-        folder_path.rename(repository / "snapshots" / commit)
-        return f"commit/{commit}"
-
-    monkeypatch.setattr(HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    return cache
 
 
 def test_weights_go_to_the_hub_and_come_back(hub: Path, make_weights: MakeWeights, random: np.random.Generator) -> None:
@@ -50,6 +26,7 @@ def test_weights_go_to_the_hub_and_come_back(hub: Path, make_weights: MakeWeight
     snapshot = next((hub / "models--owner--name" / "snapshots").iterdir())
     assert sorted(path.name for path in snapshot.iterdir()) == ["README.md", "config.json", "weights.safetensors"]
     assert (snapshot / "weights.safetensors").read_bytes() == weights.read_bytes()
+    assert 'Restorer.from_pretrained("hub:owner/name")' in (snapshot / "README.md").read_text()
     image = random.random((20, 30), np.float32)
     options: dict[str, Any] = {"device": "cpu", "precision": "float32"}
     wanted = Restorer.from_pretrained(weights, **options)(image)
@@ -67,6 +44,54 @@ def test_what_is_not_on_the_hub_is_one_line(hub: Path, make_weights: MakeWeights
     assert "\n" not in str(at.value)
 
 
+def named(weights: str, folder: Path) -> list[Callable[[], Any]]:
+    """Every way to name weights."""
+    save(folder / "in" / "a.png", np.zeros((16, 16, 3), np.uint8))
+    picture, ends = str(folder / "in" / "a.png"), iter(range(9))
+
+    def by_command(*arguments: str, suffix: str = "") -> Callable[[], Any]:
+        out = str(folder / f"out-{next(ends)}{suffix}")
+        return lambda: command([*arguments, "--weights", weights, "-o", out], standalone_mode=False)
+
+    def evaluated() -> None:
+        command(
+            ["evaluate", "--weights", weights, "--data", str(folder / "in"), "--sigma", "25"], standalone_mode=False
+        )
+
+    return [
+        by_command("restore", picture, suffix=".png"),
+        by_command("explain", picture, suffix=".png"),
+        by_command("compare", str(folder / "in"), "--sigma", "25"),
+        by_command("export", suffix=".onnx"),
+        by_command("export", "--for", "spandrel", suffix=".safetensors"),
+        evaluated,
+        lambda: start_from(tiny_network(3), weights),
+        lambda: push_to_hub(weights, "owner/copy"),
+    ]
+
+
+def test_weights_on_the_hub_are_named_wherever_weights_are(
+    hub: Path, tmp_path: Path, make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is not there is the same line everywhere."""
+    push_to_hub(make_weights(colors=3, window=32), "owner/name")
+    monkeypatch.setattr(export, "traced", lambda *_: b"a model")  # tests/test_export.py makes one
+    monkeypatch.setattr(export, "parity", lambda *_: {})
+    monkeypatch.setattr(OnnxModel, "from_bytes", lambda *_: None)
+    for there in named("hub:owner/name", tmp_path):
+        with suppress(SystemExit):
+            there()
+    assert [path.suffix for path in sorted(tmp_path.glob("out-*"))] == [".png", ".png", "", ".onnx", ".safetensors"]
+    line = "^hub:owner/other: expected a repository with weights.safetensors, got none"
+    for lost in named("hub:owner/other", tmp_path / "lost"):
+        with pytest.raises(SynergicError, match=line):
+            lost()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for lost in named("hub:owner/name", tmp_path / "without"):
+        with pytest.raises(SynergicError, match="^hub:owner/name: expected huggingface_hub, got no such package; pip"):
+            lost()
+
+
 def test_a_repository_of_something_else_is_refused(hub: Path, make_weights: MakeWeights) -> None:
     push_to_hub(make_weights(), "owner/name")
     next(hub.glob("*/snapshots/*/weights.safetensors")).write_bytes(b"\x80\x04evil")
@@ -81,7 +106,14 @@ def test_the_model_card_says_what_the_weights_say(tmp_path: Path) -> None:
     written = ModelCard.load(tmp_path / "folder" / "README.md")
     assert written.data.to_dict()["library_name"] == "synergic"
     assert (written.data.pipeline_tag, written.data.license) == ("image-to-image", "other")
-    for words in ("# mine", "1,234 steps", "| Set12, sigma 25 | 30.44 dB |", "limits: only a test", "none (CC0)"):
+    for words in (
+        "# mine",
+        'from_pretrained("hub:OWNER/NAME")',
+        "1,234 steps",
+        "| Set12, sigma 25 | 30.44 dB |",
+        "limits: only a test",
+        "none (CC0)",
+    ):
         assert words in written.text
     read = HubWeights.from_pretrained(tmp_path / "folder")
     assert asdict(read.card) == asdict(card)

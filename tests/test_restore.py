@@ -282,6 +282,14 @@ def test_bad_options_are_refused(make_weights: MakeWeights, options: dict[str, f
         restorer_of(make_weights())(np.zeros((4, 4), np.uint8), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("quality", [0, 101, -5])
+def test_a_quality_that_no_jpeg_has_is_refused(make_weights: MakeWeights, quality: int) -> None:
+    restorer = restorer_of(make_weights("jpeg"))
+    with pytest.raises(SynergicError, match=f"^quality: expected 1 to 100, got {quality}$"):
+        restorer(np.zeros((4, 4), np.uint8), quality=quality)
+    assert [restorer.told_strength(None, quality) for quality in (1, 100)] == [0.01, 1.0]
+
+
 def test_unconditioned_weights_take_no_sigma(make_weights: MakeWeights) -> None:
     restorer = restorer_of(make_weights(conditioned=False))
     with pytest.raises(SynergicError, match="sigma"):

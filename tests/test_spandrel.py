@@ -1,10 +1,7 @@
 """SAT-Net through spandrel where it is installed, else through a stand-in of its interface."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +16,6 @@ from synergic.cli import command
 from synergic.weights import save_state_dict, save_weights
 
 MakeWeights = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def spandrel() -> Iterator[Any]:
-    """spandrel, knowing SAT-Net."""
-    with pytest.MonkeyPatch.context() as patched:
-        if find_spec("spandrel") is None:
-            patched.setitem(sys.modules, "spandrel", import_module("spandrel_stand_in"))
-        from synergic.spandrel import install
-
-        install()
-        install()  # a second time does nothing
-        yield sys.modules["spandrel"]
-        del sys.modules["synergic.spandrel"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from synergic.desk import Limits
 from synergic.errors import SynergicError
 from synergic.images import Picture, write_picture
 from synergic.restore import Restorer
+from test_desk import film
 
 pytest.importorskip("gradio", reason="the page's extra is not installed: pip install 'synergic[serve]'")
 from synergic import web
@@ -252,6 +254,8 @@ def test_a_picture_from_hand_in_to_forgetting(server: Server, photo: Path) -> No
         ("/restore/a.png?sigma=much", 400, "sigma: Input should be a valid number"),
         ("/restore/a.png?sigma=300", 400, "sigma: expected 0 to 255, got 300.0"),
         ("/restore/a.png?sigma=nan", 400, "sigma: expected 0 to 255, got nan"),
+        ("/restore/a.png?quality=0", 400, "quality: expected 1 to 100, got 0"),
+        ("/restore/a.png?task=jpeg&quality=101", 400, "quality: expected 1 to 100, got 101"),
         ("/restore/a.png?strength=2", 400, "strength: expected 0 to 1, got 2.0"),
         ("/pictures/..%2F..%2Fa.png", 404, ""),
     ],
@@ -569,6 +573,7 @@ def test_fields_are_checked_and_the_choice_is_told(
     for task, field, top, given in (
         ("Even grain", "#sigma", "Grain: expected 0 to 255", "much"),
         ("JPEG blocks", "#quality", "JPEG quality: expected 1 to 100", "7.5"),
+        ("JPEG blocks", "#quality", "JPEG quality: expected 1 to 100", "0"),
     ):
         page.locator("#task label", has_text=task).click()
         box = page.locator(f"{field} input, {field} textarea")
@@ -584,6 +589,23 @@ def test_fields_are_checked_and_the_choice_is_told(
     page.locator("#again").click()
     wait_until(lambda: made.inner_text() == "JPEG blocks removed")
     assert any("run?task=jpeg&quality=35" in request for request in requests)
+
+
+def test_what_could_not_come_along_stands_under_the_picture(
+    open_page: Callable[..., tuple[Page, list[str]]], server: Server, tmp_path: Path
+) -> None:
+    page, _ = open_page()
+    source, plain = film(tmp_path / "a.jpg"), save(tmp_path / "b.png", np.zeros((8, 8, 3), np.uint8))
+    page.set_input_files(".drop input", [source, plain])
+    wait_until(lambda: states(page) == ["restored"] * 2)
+    warnings, line = page.locator(".warnings"), "left out: what stands behind the picture (a film or a gain map)"
+    assert warnings.text_content() == line
+    page.locator(".names button", has_text="b.png").first.click()
+    assert warnings.is_hidden()
+    for path, wanted in ((source, line), (plain, None)):
+        request = Request(f"{server.url}/restore/{path.name}", path.read_bytes(), method="PUT")
+        with urlopen(request) as response:
+            assert response.headers.get("Synergic-Warnings") == wanted
 
 
 def test_all_again_and_one_too_many(open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path) -> None:

@@ -6,12 +6,16 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Literal
 
-from synergic.errors import SynergicError
+from synergic.errors import SynergicError, first_line
 
 Task = Literal["denoise", "photo", "jpeg"]
 
 UNKNOWN_STRENGTH = -1.0
 """The strength plane's value when the strength is not known; trained like any other value."""
+HUB = "hub:"
+"""Weights of a repository of the Hugging Face Hub are named by this and owner/name."""
+HUB_FILE = "weights.safetensors"
+"""The file of such a repository that is read."""
 MAX_BYTES = 1 << 30
 """The largest file that is opened as weights or as a model: two hundred times the published ones."""
 
@@ -45,17 +49,18 @@ class Card:
 
 
 def told_strength(card: Card, conditioned: bool, sigma: float | None, quality: int | None) -> float:
-    """What the network is told: sigma/255, quality/100 or UNKNOWN_STRENGTH. Refuses what the weights cannot use."""
+    """What the network is told: sigma/255, quality/100 or UNKNOWN_STRENGTH. Raises SynergicError for both at once, for
+    what the weights cannot use, and for a sigma outside 0-255 or a quality outside 1-100."""
     if sigma is not None and quality is not None:
         raise SynergicError("sigma and quality: expected one of them, got both")
-    for name, value, top, unit in (("sigma", sigma, 255, 255), ("quality", quality, 100, 100)):
+    for name, value, least, most in (("sigma", sigma, 0, 255), ("quality", quality, 1, 100)):
         if value is None:
             continue
         if not conditioned or (name == "quality") != (card.task == "jpeg"):
             raise SynergicError(f"{name}: {card.name} ({card.task}) works without; leave it out")
-        if not 0 <= value <= top:
-            raise SynergicError(f"{name}: expected 0 to {top}, got {value}")
-        return value / unit
+        if not least <= value <= most:
+            raise SynergicError(f"{name}: expected {least} to {most}, got {value}")
+        return value / most
     return UNKNOWN_STRENGTH
 
 
@@ -79,7 +84,10 @@ def weights_for(task: Task, colors: int) -> str:
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """The file of published weights, or the file itself."""
+    """The file of published weights ("photo"), of weights on the Hub ("hub:owner/name"), or the file itself. Raises
+    SynergicError if there is none."""
+    if str(name_or_path).startswith(HUB):
+        return weights_from_hub(str(name_or_path))
     published = published_weights()
     if str(name_or_path) in published:
         return published[str(name_or_path)]
@@ -90,6 +98,22 @@ def find_weights(name_or_path: str | Path) -> Path:
             f"{name_or_path}: expected a weights file or a published name, got neither; published: {names}"
         )
     return path
+
+
+def weights_from_hub(name: str) -> Path:
+    """The weights file of "hub:owner/name", downloaded once. "hub:owner/name@revision": of a branch, tag or commit."""
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ModuleNotFoundError as error:
+        raise SynergicError(
+            f"{name}: expected {error.name}, got no such package; pip install 'synergic[hub]'"
+        ) from None
+    repository, _, revision = name.removeprefix(HUB).partition("@")
+    try:
+        return Path(hf_hub_download(repository, HUB_FILE, revision=revision or None))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:  # not there, not allowed, no such name, no network
+        raise SynergicError(f"{name}: expected a repository with {HUB_FILE}, got none ({first_line(error)})") from None
 
 
 def check_file(path: Path, kind: str) -> None:

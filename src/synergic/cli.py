@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path)
 TASKS = click.Choice(["auto", "denoise", "photo", "jpeg"])
 PRECISIONS = click.Choice(["auto", "float32", "bfloat16"])
+WEIGHTS = "Published weights by name, a weights file, or hub:OWNER/NAME."
 TARGET = "MODEL.onnx; NAME.dtmodel for darktable; NAME.safetensors for spandrel."
 REPLACED = "Replace files that exist; what an earlier run wrote (a report, what index.html shows) always is."
 ENGINE = "onnx runs --weights MODEL.onnx, written by export, with ONNX Runtime."
@@ -93,7 +94,7 @@ def command() -> None:
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
 @click.option("-o", "--output", required=True, type=click.Path(), help="A file for one input file; else a folder.")
 @click.option("--task", type=TASKS, default="auto", show_default=True, help="What to remove; auto decides by the file.")
-@click.option("--weights", help="Published weights by name, or a weights file, in place of the task's.")
+@click.option("--weights", help=WEIGHTS + " [default: the task's]")
 @click.option("--engine", type=click.Choice(["torch", "onnx"]), default="torch", show_default=True, help=ENGINE)
 @click.option("--sigma", type=float, help="Noise level, 0-255 scale (denoise, photo). Unknown unless given.")
 @click.option("--quality", type=int, help="JPEG quality, 1-100 (jpeg). Read from the file unless given.")
@@ -256,7 +257,7 @@ def weights(as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--weights", "name", required=True, help="Published weights by name, or a weights file.")
+@click.option("--weights", "name", required=True, help=WEIGHTS)
 @click.option("--data", required=True, type=FOLDER, help="Folder of clean pictures.")
 @click.option("--sigma", type=float, help="White Gaussian noise of this level, 0-255 scale.")
 @click.option("--quality", type=int, help="JPEG compression of this quality, 1-100.")
@@ -306,7 +307,7 @@ def evaluate(
 @click.option("-o", "--output", "figure", required=True, type=FOLDER, help="The figure: .png, .pdf or .svg.")
 @click.option("--at", "places", multiple=True, metavar="X,Y", help="A query patch, in pixels; may be repeated.")
 @click.option("--task", type=TASKS, default="auto", show_default=True, help="What to remove; auto decides by the file.")
-@click.option("--weights", help="Published weights by name, or a weights file, in place of the task's.")
+@click.option("--weights", help=WEIGHTS + " [default: the task's]")
 @click.option("--sigma", type=float, help="Noise level that the network is told, 0-255 scale.")
 @click.option("--quality", type=int, help="JPEG quality that the network is told, 1-100.")
 @click.option("--noise", type=float, help="First add white Gaussian noise of this level, 0-255 scale, of seed 0.")
@@ -371,7 +372,7 @@ def check_folder(folder: Path) -> None:
 @click.option("--sigma", type=float, help="White Gaussian noise of this level, 0-255 scale.")
 @click.option("--quality", type=int, help="JPEG compression of this quality, 1-100.")
 @click.option("-o", "--output", type=FOLDER, default="comparison", show_default=True, help="Folder for what is found.")
-@click.option("--weights", "name", help="Published weights by name, or a weights file, in place of the task's.")
+@click.option("--weights", "name", help=WEIGHTS + " [default: the task's]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise, the same for each picture.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first pictures.")
 @click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
@@ -469,7 +470,7 @@ def ablate(
 
 
 @command.command()
-@click.option("--weights", "name", required=True, help="Published weights by name, or a weights file.")
+@click.option("--weights", "name", required=True, help=WEIGHTS)
 @click.option("-o", "--output", "target", required=True, type=FOLDER, help=TARGET)
 @click.option("--for", "program", type=click.Choice(["darktable", "spandrel"]), help="Package it for this program.")
 @click.option("--blind", is_flag=True, help="Leave out the strength: the model works with it unknown.")

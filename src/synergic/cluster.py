@@ -9,7 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,11 +18,13 @@ from typing import Any
 from synergic.batch import Job, Options, restore_files, size_of
 from synergic.card import published_weights
 from synergic.errors import SynergicError, first_line
-from synergic.files import remove_unfinished
+from synergic.files import own_folder, remove_unfinished
 from synergic.stores import place
 
 TRIES = 3
 """How many workers may die over a file."""
+FOLDER = "ray-synergic-"
+"""How the names of the folders begin in which a local Ray keeps its sockets and logs."""
 
 
 def restore_on_cluster(
@@ -81,21 +83,26 @@ def check_that_it_answers(address: str, seconds: float = 10.0) -> None:
         ) from None
 
 
+def short_folder() -> Path:
+    """Where Ray may put its sockets, whose paths have at most some hundred letters."""
+    return Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+
+
 @contextmanager
 def ray_at(address: str) -> Iterator[Any]:
-    """Ray, connected, without usage statistics. A local one has a token of its own and leaves no files."""
+    """Ray, connected, without usage statistics. A local one has a token of its own, leaves no files, and deletes those
+    of local ones that were killed."""
     if address not in ("local", "auto"):
         check_that_it_answers(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     asked: dict[str, Any] = {"address": address}
-    short = "/tmp" if Path("/tmp").is_dir() else None  # the path of a socket has at most some hundred letters
     with (
-        tempfile.TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True) as folder,
+        own_folder(FOLDER, short_folder()) if address == "local" else nullcontext() as folder,
         redirect_stdout(sys.stderr),  # Ray writes to stdout when a worker dies
     ):
         if address == "local":
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-            asked |= {"_temp_dir": folder, "include_dashboard": False}
+            asked |= {"_temp_dir": str(folder), "include_dashboard": False}
         import ray
 
         try:

@@ -184,6 +184,8 @@ class Held:
     """of the last one that was finished"""
     told: dict[str, Any] = field(default_factory=dict)
     """sigma and quality as that one was told them"""
+    warnings: list[str] = field(default_factory=list)
+    """what is not as in the file that came, one line each"""
     drawings: dict[str, Run] = field(default_factory=dict)
     """the last one of each of DRAWINGS"""
     gone: bool = False
@@ -333,6 +335,8 @@ class Desk:
         with self._files_of(held):
             np.save(held.folder / "new.npy", restored)
             write_picture(held.view("restored"), visible(replace(picture, pixels=restored)), overwrite=True)
+            left_out = left_out_of(picture, held.folder / f"corner{held.suffix}")
+            held.warnings = [f"left out: {', '.join(left_out)}"] if left_out else []
             (held.folder / "new.npy").replace(held.result)
             for name in DRAWINGS:
                 held.view(name).unlink(missing_ok=True)
@@ -340,14 +344,14 @@ class Desk:
             held.drawings = {name: run for name, run in held.drawings.items() if not run.future.done()}
 
     def state(self, token: str) -> dict[str, Any]:
-        """How far a picture is: Run.state, and how many are `ahead` of a waiting one, which `task` was restored; and
-        the same of its `drawings`, once there are any."""
+        """How far a picture is: Run.state, and how many are `ahead` of a waiting one; of a restored one the `task`, and
+        `warnings`, which the command tells as well; and the same of its `drawings`, once there are any."""
         held = self.find(token)
         if held.run is None:
             return {"state": "new"}
         state = self._state(held.run)
         if state["state"] == "restored" and held.restorer is not None:
-            state["task"] = held.restorer.card.task
+            state |= {"task": held.restorer.card.task, "warnings": held.warnings}
         if held.drawings:
             state["drawings"] = {name: self._state(run) for name, run in held.drawings.items()}
         return state
@@ -433,6 +437,15 @@ class Desk:
             run.stop()
         self.network.shutdown()
         self.files.shutdown()
+
+
+def left_out_of(picture: Picture, path: Path) -> tuple[str, ...]:
+    """What a file of the picture does not hold of the one that it was, in words. That is a matter of what stands beside
+    the pixels, so a corner of them is written, to `path`, and deleted."""
+    alpha = None if picture.alpha is None else picture.alpha[:1, :1]
+    left_out = write_picture(path, replace(picture, pixels=picture.pixels[:1, :1], alpha=alpha), overwrite=True)
+    path.unlink()
+    return left_out
 
 
 def visible(picture: Picture) -> Picture:

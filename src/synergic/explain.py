@@ -71,7 +71,8 @@ class Trace:
 
 
 class Watch:
-    """A copy of a restorer, which may be at work elsewhere, whose blocks tell what they did."""
+    """A copy of a restorer, which may be at work elsewhere, whose blocks tell what they did. Of an ensemble it is the
+    picture as it stands that is watched: the other seven views, turned, have maps and weights of their own."""
 
     def __init__(self, restorer: Restorer) -> None:
         """A network without both branches raises SynergicError."""
@@ -81,7 +82,7 @@ class Watch:
             raise SynergicError(
                 f"{restorer.card.name}: expected a network with both branches, got one without {missing}"
             )
-        self.restorer = replace(restorer, network=deepcopy(restorer.network))
+        self.restorer = replace(restorer, network=deepcopy(restorer.network), ensemble=False)
         self.blocks = [block for block in self.restorer.network.blocks if isinstance(block, SynergicBlock)]
         self.seen: dict[nn.Module | None, tuple[Any, Tensor]] = {}
         for block in self.blocks:
@@ -118,8 +119,9 @@ def trade_off(
 ) -> TradeOff:
     """Where the result leans on the non-local branch, if the picture is restored as `Restorer` does, tile by tile.
 
-    image: H W or H W C, as for `Restorer`; any size. The share at a position is what the non-local branches of all
-    blocks add there, of what both branches add (`Trace.added`). A network without both raises SynergicError.
+    image: H W or H W C, as for `Restorer`; any size. Of a restorer that is an ensemble, it is that of the picture as it
+    stands, without the other seven views. The share at a position is what the non-local branches of all blocks add
+    there, of what both branches add (`Trace.added`). A network without both raises SynergicError.
     """
     watch, config = Watch(restorer), restorer.network.config
     weights, added = [], []

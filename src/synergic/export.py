@@ -52,6 +52,7 @@ def export(
 ) -> dict[tuple[int, int], float]:
     """Write weights as an ONNX model and compare it with the network. Returns the relative error by height and width.
 
+    name_or_path: published weights ("photo"), a weights file, or weights on the Hub ("hub:owner/name").
     target: MODEL.onnx; with `darktable`, either NAME.dtmodel, the archive that its preferences import, or a model.onnx,
     with the config.json that darktable needs put beside it. The file appears whole and checked, or not at all:
     a relative error above `TOLERANCE` raises SynergicError.

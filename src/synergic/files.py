@@ -5,9 +5,11 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
@@ -94,7 +96,35 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink()
 
 
-def _lock(file: IO[Any]) -> None:
+@contextmanager
+def own_folder(prefix: str, parent: Path) -> Iterator[Path]:
+    """A temporary folder in `parent`, deleted when the block ends, whose name begins with `prefix`. What killed runs
+    left under the prefix is deleted first: folders that hold something and that no living run has locked."""
+    for left in parent.glob(f"{prefix}*"):
+        with suppress(OSError), _locked(left):  # locked, gone meanwhile, or not ours
+            if any(left.iterdir()):  # or a run has made it a moment ago, and is about to lock it
+                shutil.rmtree(left, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as folder,
+        ExitStack() as stack,
+    ):
+        with suppress(OSError):  # a file system without locks
+            stack.enter_context(_locked(Path(folder)))
+        yield Path(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder. Raises OSError if another process holds it, and where folders cannot be locked (Windows)."""
+    opened = os.open(folder, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        _lock(opened)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _lock(file: IO[Any] | int) -> None:
     """Lock for as long as the file is open. Raises OSError if another process holds it."""
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

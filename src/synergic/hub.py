@@ -4,7 +4,7 @@
     config.json           its network's configuration, for those who look without loading
     README.md             the model card
 
-Only `weights.safetensors` is read back, and as strictly as any weights file.
+Only `weights.safetensors` is read back, and as strictly as any weights file: see `card.find_weights`.
 """
 
 import json
@@ -16,23 +16,10 @@ from typing import Any, Self
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from synergic.card import find_weights
-from synergic.errors import SynergicError
+from synergic.card import HUB, HUB_FILE, find_weights
+from synergic.errors import SynergicError, first_line
 from synergic.network import SATNet, count_parameters
 from synergic.weights import read_header
-
-PREFIX = "hub:"
-FILE = "weights.safetensors"
-
-
-def weights_from_hub(name: str) -> Path:
-    """The weights file of "hub:owner/name", downloaded once. "hub:owner/name@revision": of a branch, tag or commit."""
-    repository, _, revision = name.removeprefix(PREFIX).partition("@")
-    try:
-        return HubWeights.from_pretrained(repository, revision=revision or None).path
-    except (HfHubHTTPError, HFValidationError, OSError) as error:  # not there, not allowed, no such name, no network
-        reason = str(error).splitlines()[0]
-        raise SynergicError(f"{name}: expected a repository with {FILE}, got none ({reason})") from None
 
 
 def push_to_hub(name_or_path: str | Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
@@ -42,10 +29,14 @@ def push_to_hub(name_or_path: str | Path, repository: str, *, private: bool = Fa
     """
     try:
         return HubWeights(find_weights(name_or_path)).push_to_hub(
-            repository, private=private, token=token, commit_message="Weights"
+            repository,
+            private=private,
+            token=token,
+            commit_message="Weights",
+            model_card_kwargs={"repository": repository},
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise SynergicError(f"{repository}: cannot be uploaded to: {str(error).splitlines()[0]}") from None
+        raise SynergicError(f"{repository}: cannot be uploaded to: {first_line(error)}") from None
 
 
 class HubWeights(ModelHubMixin):
@@ -56,16 +47,16 @@ class HubWeights(ModelHubMixin):
         self.config, self.card = read_header(path)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        shutil.copyfile(self.path, save_directory / FILE)
+        shutil.copyfile(self.path, save_directory / HUB_FILE)
         (save_directory / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> Self:
         folder = Path(model_id)
-        return cls(folder / FILE if folder.is_dir() else Path(hf_hub_download(model_id, FILE, **options)))
+        return cls(folder / HUB_FILE if folder.is_dir() else Path(hf_hub_download(model_id, HUB_FILE, **options)))
 
-    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
-        """What the weights say of themselves, and how to use them."""
+    def generate_model_card(self, *_: Any, repository: str = "OWNER/NAME", **__: Any) -> ModelCard:
+        """What the weights say of themselves, and how to use them once they are in the repository."""
         card = self.card
         data = ModelCardData(
             library_name="synergic",
@@ -87,7 +78,7 @@ class HubWeights(ModelHubMixin):
             "```python",
             "from synergic import Restorer",
             "",
-            'restorer = Restorer.from_pretrained("hub:OWNER/NAME")  # this repository',
+            f'restorer = Restorer.from_pretrained("{HUB}{repository}")  # this repository',
             "clean = restorer(image)",
             "```",
             "",

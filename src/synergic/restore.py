@@ -44,7 +44,7 @@ class Restorer:
         least 128; memory grows with its square, and unless given it is chosen by the device's. ensemble: average over
         the 8 flips and turns of every tile.
         """
-        network, card = load_weights(from_hub(name_or_path))
+        network, card = load_weights(name_or_path)
         chosen = pick_device(device)
         network = fold_batch_norm(network).to(chosen)
         tile_size = tile_size_for(total_memory(chosen)) if tile_size is None else tile_size
@@ -113,16 +113,3 @@ def turned_back(x: Tensor, k: int) -> Tensor:
     """The inverse of `turned`."""
     back = torch.rot90(x, -(k % 4), (-2, -1))
     return back.flip(-1) if k >= 4 else back
-
-
-def from_hub(name_or_path: str | Path) -> str | Path:
-    """The downloaded file for "hub:owner/name"; everything else as it is."""
-    if not str(name_or_path).startswith("hub:"):
-        return name_or_path
-    try:
-        from synergic.hub import weights_from_hub
-    except ModuleNotFoundError as error:
-        raise SynergicError(
-            f"{name_or_path}: expected {error.name}, got no such package; pip install 'synergic[hub]'"
-        ) from None
-    return weights_from_hub(str(name_or_path))

@@ -95,7 +95,7 @@ class Recipe:
     validation_pairs: Path | None = None
     """The same for validation."""
     init: str | None = None
-    """Published weights or file to start from; tensors of another shape start fresh."""
+    """Published weights, a weights file or hub:owner/name to start from; tensors of another shape start fresh."""
     validate_every: int = 500
     """Steps between validations; the state is saved with each."""
     workers: int = 0

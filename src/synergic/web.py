@@ -189,17 +189,20 @@ class Routes:
         quality: int | None = None,
         strength: float = 1.0,
     ) -> FileResponse:
-        """A file in, the restored file out: the whole service in one request."""
+        """A file in, the restored file out: the whole service in one request. What did not come along is said in the
+        header `Synergic-Warnings`."""
         options = await self._in_files(self.desk.options, task, sigma, quality, strength)
         token = await self._receive(request, name)
         try:
             run = self.desk.start(token, options)
             await finished(run, request)
             path = await self._in_files(self.desk.save, token, strength)
+            warnings = self.desk.find(token).warnings
         except BaseException:
             self.desk.forget(token)
             raise
-        return FileResponse(path, background=BackgroundTask(self.desk.forget, token))
+        headers = {"Synergic-Warnings": "; ".join(warnings)} if warnings else {}
+        return FileResponse(path, headers=headers, background=BackgroundTask(self.desk.forget, token))
 
     async def hand_in(self, request: Request, name: str) -> dict[str, Any]:
         """A file in; its token, size and the task that automatic chooses out."""

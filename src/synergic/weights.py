@@ -42,7 +42,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_weights(name_or_path: str | Path) -> tuple[SATNet, Card]:
-    """The network (evaluation mode, CPU) and the card of published weights or of a file. Strict: every tensor must be
+    """The network (evaluation mode, CPU) and the card of what `find_weights` finds. Strict: every tensor must be
     there, of the right type and shape, finite, and no other. No code in a file is run, whatever the file is.
     """
     path = find_weights(name_or_path)

@@ -326,6 +326,8 @@ function show(picture) {
 function showDrawing(picture) {
   const { laid } = picture;
   find(".made").textContent = picture.made ?? "";
+  find(".warnings").hidden = !picture.warnings?.length;
+  find(".warnings").textContent = (picture.warnings ?? []).join("; ");
   drawing.hidden = !laid;
   drawing.alt = laid ?? "";
   if (laid) source(drawing, `${viewPath(picture, laid)}?${picture.results}`);
