@@ -56,7 +56,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 
 def picture(random: np.random.Generator, dtype: type, channels: int, alpha: bool) -> Picture:
-    """140 x 190: two tiles, with a profile and a resolution."""
+    """140 x 190: tiles, with a profile and a resolution."""
     top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
     pixels: np.ndarray = (random.random((140, 190, channels)) * top).astype(dtype)
     profile = {"icc-profile-data": PROFILE} if channels == 3 else {}
@@ -237,7 +237,7 @@ def test_the_line_is_limited_tells_its_length_and_can_be_left(
 def test_a_run_stops_after_the_tile_at_hand_and_keeps_an_earlier_result(
     desk: Desk, tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    token = hand_in(desk, save(tmp_path / "a.png", random.integers(0, 256, (400, 400, 1), np.uint8)))
+    token = hand_in(desk, save(tmp_path / "a.png", random.integers(0, 256, (380, 380, 1), np.uint8)))
     restored(desk, token)
     before = desk.save(token, 1.0).read_bytes()
     tick = Run.tick
@@ -349,7 +349,7 @@ def test_a_drawing_is_in_use_ends_early_and_can_be_asked_for_again(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two tiles: the first drawing stands still, the second is stopped between them, the third comes out."""
-    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((128, 200, 1), np.uint8)))
+    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((128, 190, 1), np.uint8)))
     restored(desk, token)
     begun, go_on = Event(), Event()
 
@@ -386,7 +386,7 @@ def test_a_drawing_is_in_use_ends_early_and_can_be_asked_for_again(
 
 
 def test_time_is_limited_for_drawings_too(desk: Desk, tmp_path: Path) -> None:
-    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((128, 200, 1), np.uint8)))
+    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((128, 190, 1), np.uint8)))
     restored(desk, token)
     desk.limits = Limits(seconds=0)
     run = desk.draw(token, "Where it borrowed")
@@ -413,7 +413,7 @@ def test_a_drawing_shows_the_run_as_it_was_told(
 
 
 def test_closing_leaves_nothing(desk: Desk, tmp_path: Path, random: np.random.Generator) -> None:
-    source = save(tmp_path / "a.png", random.integers(0, 256, (400, 400, 1), np.uint8))
+    source = save(tmp_path / "a.png", random.integers(0, 256, (380, 380, 1), np.uint8))
     for token in [hand_in(desk, source) for _ in range(3)]:
         desk.start(token, desk.options())
     desk.close()
