@@ -13,7 +13,7 @@ from conftest import save
 from synergic import Restorer
 from synergic.batch import Job, Options, restore_files
 from synergic.tiling import TILE_SIZE, map_tiles
-from tiles import align_of, degrade, psnr, restore, seams, strips, widened
+from tiles import degrade, psnr, restore, seams, strips, widened
 
 MakeWeights = Callable[..., Path]
 CROP = np.ascontiguousarray(astronaut()[:140, 200:340])
@@ -64,7 +64,7 @@ def test_tiles_agree_with_the_whole_picture_and_meet_without_a_seam(
     restorer = Restorer.from_pretrained(name, device="cpu")
     whole, tiled = restore(restorer, degrade(widened(picture()[100:300]), name))
     assert psnr(whole, tiled) > 50
-    found = seams(whole, tiled, TILE_SIZE, align_of(restorer))
+    found = seams(whole, tiled, TILE_SIZE, restorer.align)
     assert len(found) == 1, "two tiles"
     assert max(map(abs, found)) < 0.02
 
@@ -89,7 +89,7 @@ def test_tiles_start_where_windows_do(make_weights: MakeWeights, monkeypatch: py
     restorer = Restorer.from_pretrained(weights, device="cpu", precision="float32")
     degraded = np.random.default_rng(0).random((20, 300, 1)).astype(np.float32)
     whole, tiled = restore(restorer, degraded, 128)
-    assert align_of(restorer) == 16
+    assert restorer.align == 16
     np.testing.assert_allclose(tiled, whole, atol=1e-4)
     monkeypatch.setattr("synergic.tiling.map_tiles", unaligned)
     assert np.abs(replace(restorer, tile_size=128)(degraded) - whole).max() > 4e-4

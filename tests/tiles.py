@@ -34,7 +34,7 @@ def main(folder: Path, limit: int, tile_size: int | None) -> None:
         for picture, clean in read_folder(folder)[:limit]:
             whole, tiled = restore(restorer, degrade(widened(clean, size), name), size)
             agreement = psnr(whole, tiled)
-            found = seams(whole, tiled, size, align_of(restorer))
+            found = seams(whole, tiled, size, restorer.align)
             print(f"{name} {picture}: {agreement:.2f} dB; seams {' '.join(f'{s:+.2%}' for s in found)}", flush=True)
             worst, strongest = min(worst, agreement), max([strongest, *map(abs, found)])
     print(f"tiles of {size}: at least {worst:.2f} dB; no seam stronger than {strongest:.2%}")
@@ -67,12 +67,6 @@ def restore(restorer: Restorer, degraded: np.ndarray, tile_size: int = TILE_SIZE
 def psnr(whole: np.ndarray, tiled: np.ndarray) -> float:
     """dB between float pictures in about [0, 1]."""
     return decibels(float(np.mean((whole - tiled).astype(np.float64) ** 2)) * 255**2)
-
-
-def align_of(restorer: Restorer) -> int:
-    """Where tiles may start, as `Restorer` has it."""
-    config = restorer.network.config
-    return config.downscale * (config.window or config.stride)
 
 
 def seams(whole: np.ndarray, tiled: np.ndarray, tile_size: int, align: int) -> list[float]:

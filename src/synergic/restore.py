@@ -68,10 +68,14 @@ class Restorer:
         sigma: standard deviation of the noise on the 0-255 scale, for weights that take it; unknown unless given.
         quality: JPEG quality, 1-100, likewise. strength: blend with the input, 0 (input) to 1 (restored).
         """
-        config = self.network.config
-        align = config.downscale * (config.window or config.stride)  # windows fall as in the whole picture
         restore_tile = partial(self._restore_tile, told=self.told_strength(sigma, quality))
-        return restore_picture(restore_tile, image, self.tile_size, align, self.ensemble, strength, progress)
+        return restore_picture(restore_tile, image, self.tile_size, self.align, self.ensemble, strength, progress)
+
+    @property
+    def align(self) -> int:
+        """Tiles start at multiples of so many pixels: windows of attention then fall as in the whole picture."""
+        config = self.network.config
+        return config.downscale * (config.window or config.stride)
 
     def tensor(self, degraded: Tensor, *, sigma: float | None = None, quality: int | None = None) -> Tensor:
         """Restore a batch on its device, whole, with gradients if asked for: N C H W in about [0, 1] -> N C H W
