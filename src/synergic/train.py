@@ -5,7 +5,7 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -72,7 +73,7 @@ class Recipe:
     """Crops a step, over all processes."""
     accumulate: int = 1
     """Parts that each process computes one after another: memory falls, the step stays the same."""
-    loss: Literal["charbonnier", "log_mse"] = "charbonnier"
+    loss: Literal["charbonnier", "l1", "mse", "log_mse"] = "charbonnier"
     """charbonnier learns fast; log_mse is what is measured, every crop's decibels alike, for a run that goes on."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon steps the weight matrices of the blocks, AdamW the rest; adamw steps all."""
@@ -266,7 +267,12 @@ def log_mse(restored: Tensor, clean: Tensor, floor: float = 1e-5) -> Tensor:
     return (restored - clean).square().flatten(1).mean(1).add(floor).log().mean()
 
 
-LOSSES = {"charbonnier": charbonnier, "log_mse": log_mse}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "charbonnier": charbonnier,
+    "l1": F.l1_loss,
+    "mse": F.mse_loss,
+    "log_mse": log_mse,
+}
 
 
 def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Batch]:
