@@ -30,5 +30,6 @@ def test_floor_writes_its_figures(tmp_path: Path) -> None:
     assert len(rows) == 7
     for row in rows:
         assert row["times_floor"] == pytest.approx(row["ms"] / row["floor_ms"])
-        assert 1e-4 < row["times_floor"] < 1e3
+        least, most = (0, 1) if "its batch" in row["name"] else (0.1, 1e3)
+        assert least < row["times_floor"] < most
     assert (tmp_path / "floor.md").read_text().count("\n") == 9
