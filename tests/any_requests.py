@@ -23,6 +23,8 @@ NO_HTTP = "WARNING:  Invalid HTTP request received."
 def main(count: int, seed: int) -> int:
     """Print what schemathesis tells; returns its exit code."""
     found = shutil.which("schemathesis")
+    if found is None and shutil.which("uvx") is None:
+        sys.exit("expected schemathesis, or uv, which fetches it, got neither; pip install schemathesis==4.32.5")
     program = [found] if found else ["uvx", "schemathesis==4.32.5"]
     asked = ["--checks", CHECKS, "--max-examples", str(count), "--seed", str(seed), "--generation-database", "none"]
     with tempfile.TemporaryDirectory() as folder:
