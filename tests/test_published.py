@@ -111,7 +111,7 @@ def test_gray_jpeg(quality: int, before: float, after: float) -> None:
     assert psnr(restored, GRAY) == pytest.approx(after, abs=0.03)
 
 
-@pytest.mark.parametrize(("subsampling", "before", "after"), [(False, 30.37, 31.97), (True, 30.01, 31.53)])
+@pytest.mark.parametrize(("subsampling", "before", "after"), [(False, 30.37, 31.99), (True, 30.01, 31.57)])
 def test_color_jpeg(subsampling: bool, before: float, after: float) -> None:
     compressed = compress_jpeg(COLOUR, 20, subsampling=subsampling)
     assert psnr(compressed, COLOUR) == pytest.approx(before, abs=0.01)
