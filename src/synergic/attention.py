@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from synergic.cells import attend_cells
-from synergic.patches import cells, fold, grid_padding, overlap_count, pad_to_grid, unfold
+from synergic.patches import extent, fold, grid_padding, overlap_count, pad_to_grid, unfold
 
 
 def patch_attention(
@@ -85,7 +85,7 @@ def attend_maps(
     inside: Tensor | None = None,
     chunk: int | None = None,
 ) -> Tensor:
-    """softmax(Q K^T) V, folded by sums, of maps that begin with their first patch and end with the last's `cells`.
+    """softmax(Q K^T) V, folded by sums, of maps that begin with their first patch and end with the last's `extent`.
 
     q: N H W C; k: N H' W' C; v: N H' W' E. Returns as much of N H W E as the query patches cover. outside: N M, added
     to the similarities of every query. inside: N L, what each query's patch is multiplied by.
@@ -136,7 +136,7 @@ def attend_in_windows(
         below, right = (count * window // step - length + margin for count, length in ((rows, h), (columns, w)))
         return F.pad(q.new_ones(1, h, w, 1), (0, 0, margin, right, margin, below))
 
-    size = window - stride + cells(patch_size, stride), window + 2 * halo - key_stride + cells(patch_size, key_stride)
+    size = window - stride + extent(patch_size, stride), window + 2 * halo - key_stride + extent(patch_size, key_stride)
     strips = zip(
         windows(pad_to_windows(q, patch_size, stride, window, 0), size[0], window),
         windows(pad_to_windows(k, patch_size, key_stride, window, halo), size[1], window),
@@ -162,7 +162,7 @@ def pad_to_windows(x: Tensor, patch_size: int, stride: int, window: int, halo: i
     margins = [0, 0]
     for length in (x.shape[2], x.shape[1]):
         before = max(0, patch_size - stride) // 2 + halo
-        whole = ceil(length / window) * window + 2 * halo - stride + cells(patch_size, stride)
+        whole = ceil(length / window) * window + 2 * halo - stride + extent(patch_size, stride)
         margins += [before, whole - before - length]
     return F.pad(x, margins)
 

@@ -135,11 +135,9 @@ def trade_off(
         heat = nonlocal_ / (local + nonlocal_).clamp(min=1e-12)
         return heat[: tile.shape[0], : tile.shape[1], None].cpu().numpy()
 
-    heat = map_tiles(share, to_float(checked(image)), restorer.tile_size, OVERLAP, progress, align=restorer.align)[
-        ..., 0
-    ]
+    heat = map_tiles(share, to_float(checked(image)), restorer.tile_size, OVERLAP, progress, align=restorer.align)
     mean_weights, mean_added = (torch.stack(values).mean(0).cpu().numpy() for values in (weights, added))
-    return TradeOff(heat, mean_weights, mean_added)
+    return TradeOff(heat[..., 0], mean_weights, mean_added)
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 def pad_to_grid(x: Tensor, patch_size: int, stride: int) -> Tensor:
-    """A map in zeros that ceil(H / stride) x ceil(W / stride) patches cover, and that ends with the last one's `cells`.
+    """A map in zeros that ceil(H / stride) x ceil(W / stride) patches cover, which ends with the last one's `extent`.
     N H W C -> N H' W' C."""
     (top, bottom), (left, right) = (grid_padding(length, patch_size, stride) for length in x.shape[1:3])
-    rest = cells(patch_size, stride) - patch_size
+    rest = extent(patch_size, stride) - patch_size
     return F.pad(x, (0, 0, left, right + rest, top, bottom + rest))
 
 
-def cells(patch_size: int, stride: int) -> int:
+def extent(patch_size: int, stride: int) -> int:
     """Pixels along an axis of the cells of stride x stride that a patch reaches into."""
     return ceil(patch_size / stride) * stride
 
