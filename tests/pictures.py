@@ -51,10 +51,10 @@ def write_mode(path: Path, mode: str, size: tuple[int, int], seed: int = 0, orie
         image = image.quantize(16, Image.Quantize.FASTOCTREE) if mode in ("P", "PA") else image
         lossless: dict[str, Any] = {"lossless": True, "exact": True} if path.suffix == ".webp" else {"quality": 100}
         image.save(path, exif=exif(orientation), icc_profile=profile(pixels.shape[2]), dpi=(300, 300), **lossless)
-        with Image.open(path) as stored:  # a palette and JPEG have changed them
-            pixels = np.atleast_3d(np.array(stored.convert(wide)))
-            if path.suffix == ".tif":  # which Pillow turns by itself
-                return pixels
+        if path.suffix == ".jpg":  # which has changed them; a turned TIFF with a palette Pillow would not read back
+            with Image.open(path) as stored:
+                image = stored.copy()
+        pixels = np.atleast_3d(np.array(image.convert(wide)))
     return upright(pixels, orientation)
 
 
