@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import pixel_unshuffle
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from synergic.card import UNKNOWN_STRENGTH
@@ -39,7 +40,8 @@ def awake(config: SATNetConfig, seed: int = 0) -> SATNet:
     """A network in evaluation mode whose attention branches do something.
 
     Their output projections start at zero: until the first training step they are the identity, nothing in them
-    reaches the output and no gradient reaches them. Small random values stand for that step.
+    reaches the output and no gradient reaches them. Small random values stand for that step. A gate of
+    few channels may be dead from the start; its bias is not, here.
     """
     torch.manual_seed(seed)
     network = SATNet(config)
@@ -47,6 +49,8 @@ def awake(config: SATNetConfig, seed: int = 0) -> SATNet:
         if isinstance(module, LocalAttention | NonLocalAttention):
             nn.init.normal_(module.up.weight, std=0.1)
             nn.init.normal_(module.up.bias, std=0.1)  # type: ignore[arg-type]
+        elif isinstance(module, BranchGate):
+            nn.init.ones_(module.squeeze.bias)
     return network.eval()
 
 
@@ -160,10 +164,28 @@ def test_an_untrained_network_is_deterministic_and_finite(edition: str) -> None:
     outputs = []
     for _ in range(2):
         torch.manual_seed(3)
-        outputs.append(SATNet(replace(EDITIONS[edition], channels=16, blocks=2)).eval()(degraded))
+        outputs.append(SATNet(replace(EDITIONS[edition], channels=16, blocks=2))(degraded))  # BatchNorm has no past yet
     assert torch.equal(*outputs)
     residual = outputs[0] - degraded
     assert residual.isfinite().all() and residual.any() and residual.abs().max() < 10
+
+
+@pytest.mark.parametrize(("edition", "least"), [("basic", 0.2), ("enhanced", 0.5), ("half", 0.5)])
+def test_an_untrained_network_passes_the_noise_through_its_blocks(edition: str, least: float) -> None:
+    """Where nothing of what the last convolution is to predict reaches it, training does not begin."""
+    torch.manual_seed(0)
+    network = SATNet(EDITIONS[edition])
+    seen: list[Tensor] = []
+    network.blocks.register_forward_hook(lambda *call: seen.append(call[2]))
+    ramp = torch.linspace(0.2, 0.8, 64)
+    noise = torch.randn(4, 1, 64, 64) * 0.1
+    with torch.no_grad():
+        network(ramp * ramp[:, None] + noise)
+    features = seen[0].permute(0, 2, 3, 1).flatten(0, 2)  # M C
+    features = torch.cat([features, torch.ones(len(features), 1)], 1)
+    target = pixel_unshuffle(noise, network.config.downscale).permute(0, 2, 3, 1).flatten(0, 2)
+    left = target - features @ torch.linalg.lstsq(features, target).solution
+    assert 1 - left.var() / target.var() > least
 
 
 def test_attention_branches_start_as_the_identity() -> None:

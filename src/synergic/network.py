@@ -161,15 +161,22 @@ def feature_extraction(config: SATNetConfig) -> nn.Sequential:
     """The two editions of the paper: basic is plain, enhanced is residual."""
     if config.extraction == "residual":
         return nn.Sequential(*(ResidualBlock(config.channels) for _ in range(config.depth)))
-    layers = (
-        (
-            nn.Conv2d(config.channels, config.channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(config.channels),
-            nn.ReLU(),
-        )
-        for _ in range(config.depth)
-    )
+    layers = (plain_layer(config.channels) for _ in range(config.depth))
     return nn.Sequential(*chain.from_iterable(layers))
+
+
+@torch.no_grad()
+def plain_layer(channels: int) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:
+    """Conv-BatchNorm-ReLU, starting near the identity.
+
+    There are 24 in a row without a skip. Where all start at random, what comes out of the last shows nothing of the
+    noise that is to be predicted, and training never begins. (The identity: Zagoruyko, Komodakis, "DiracNets", 2017,
+    arXiv 1706.00388.)
+    """
+    convolution, norm = nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+    convolution.weight.add_(nn.init.dirac_(torch.empty_like(convolution.weight)))
+    nn.init.ones_(norm.bias)  # one deviation up: ReLU passes five sixths
+    return convolution, norm, nn.ReLU()
 
 
 class ResidualBlock(nn.Module):
