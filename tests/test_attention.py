@@ -251,21 +251,30 @@ def memory_of(width: int, chunk: int | None, **options: Any) -> Memory:
     return memory
 
 
-@pytest.mark.parametrize("options", [{"patch_size": 1, "stride": 1}, {"patch_size": 3, "stride": 2, "key_stride": 1}])
+@pytest.mark.parametrize(
+    "options", [{"patch_size": 4, "stride": 1, "key_stride": 1}, {"patch_size": 4, "stride": 2, "key_stride": 1}]
+)
 def test_memory_is_linear_in_the_patches_when_chunked(options: dict[str, int]) -> None:
-    queries, keys = (16 // options["stride"]) * (96 // options["stride"]), 16 * 96
-    whole = [memory_of(width, None, **options) for width in (48, 96)]
+    queries, keys = (16 // options["stride"]) * (192 // options["stride"]), 16 * 192
+    whole = [memory_of(width, None, **options) for width in (96, 192)]
     assert whole[1].largest == 4 * queries * keys
     assert whole[1].peak > 3.4 * whole[0].peak
-    chunked = [memory_of(width, 32, **options) for width in (48, 96)]
+    chunked = [memory_of(width, 32, **options) for width in (96, 192)]
     assert chunked[1].largest <= 4 * keys * max(32, 3 * options["patch_size"] ** 2)  # similarities, or key patches
     assert chunked[1].peak < 2.2 * chunked[0].peak
     assert chunked[1].peak < whole[1].peak / 5
 
 
+def test_single_pixels_are_compared_without_holding_similarities() -> None:
+    q, k, v = (torch.randn(1, 16, 96, 16).requires_grad_() for _ in range(3))
+    with Memory() as memory:
+        pixel_attention(q, k, v, scale=SCALE).sum().backward()
+    assert memory.peak < 4 * (16 * 96) ** 2 / 4
+
+
 def test_a_restoring_network_never_holds_all_similarities() -> None:
-    """48 x 48 pixels, each a query: 2304 x 2304 similarities in training, 512 x 2304 at once when restoring."""
-    network = NonLocalAttention(SATNetConfig(channels=4, embedding=2, nonlocal_attention="pixel"))
+    """48 x 48 patches, each a query: 2304 x 2304 similarities in training, 512 x 2304 at once when restoring."""
+    network = NonLocalAttention(SATNetConfig(channels=4, embedding=4, patch_size=3, stride=1, key_stride=1))
     features = torch.rand(1, 4, 48, 48)
     largest = {}
     for training in (True, False):
