@@ -117,7 +117,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, chunk: i
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     if q.shape[2] <= FUSED:
-        mask = None if bias is None else bias[:, None, None].to(q.dtype).expand(-1, 1, q.shape[1], -1)
+        mask = None if bias is None else bias[:, None, None].expand(-1, 1, q.shape[1], -1)
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], attn_mask=mask, scale=1.0)[:, 0]
     similarity = q @ k.transpose(1, 2)  # N L M
     if bias is not None:
