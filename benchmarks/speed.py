@@ -37,12 +37,15 @@ from synergic.figures import COLORS, new_figure, save_figure
 from synergic.hardware import describe
 from synergic.images import from_float
 from synergic.metrics import psnr
-from synergic.network import EDITIONS, NonLocalAttention, SATNet, SATNetConfig
+from synergic.network import BASIC, ENHANCED, HALF, NonLocalAttention, SATNet, SATNetConfig
 
 SIGMA = 25
 SLOW = 20.0
 """Seconds a picture beyond which a contestant sits the larger sizes out."""
 CONVOLUTIONS = "convolutions alone, bfloat16"
+WINDOW = 32
+"""Side of the windows where an edition has none."""
+PATCHES = replace(HALF, nonlocal_attention="patch", window=32, halo=8)
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Degraded float32 H W 1 -> restored."""
@@ -62,7 +65,7 @@ class Contestant:
 
 def contestants() -> dict[str, Contestant]:
     """Ours, the same in the textbook's form, DnCNN, the classical ones."""
-    half, basic, enhanced = (partial(satnet_flop, EDITIONS[name]) for name in ("half", "basic", "enhanced"))
+    half, basic, enhanced = (partial(satnet_flop, config) for config in (HALF, BASIC, ENHANCED))
     measured = float("nan")
     return {
         "gray-denoise, through tiles": Contestant(restorer, half, measured),
@@ -70,10 +73,13 @@ def contestants() -> dict[str, Contestant]:
         "ONNX Runtime, float32, through tiles": Contestant(onnx_runtime, half, measured),
         "ONNX Runtime, convolutions in int8, through tiles": Contestant(int8, half, measured),
         **({"OpenVINO, through tiles": Contestant(openvino, half, measured)} if find_spec("openvino") else {}),
-        "basic edition": Contestant(partial(network, "basic", torch.bfloat16), basic),
-        "enhanced edition": Contestant(partial(network, "enhanced", torch.bfloat16), enhanced),
-        "half edition, textbook form, float32": Contestant(partial(textbook, "half"), half),
-        "basic edition, textbook form, float32": Contestant(partial(textbook, "basic"), basic),
+        "basic edition": Contestant(partial(network, BASIC), basic),
+        "enhanced edition": Contestant(partial(network, ENHANCED), enhanced),
+        "half edition, the paper's patches": Contestant(partial(network, PATCHES), partial(satnet_flop, PATCHES)),
+        "half edition, the paper's patches, textbook form, float32": Contestant(
+            partial(textbook, PATCHES), partial(satnet_flop, PATCHES)
+        ),
+        "basic edition, textbook form, float32": Contestant(partial(textbook, BASIC), basic),
         "DnCNN, float32": Contestant(partial(dncnn, torch.float32), dncnn_flop, 30.44),
         "DnCNN, bfloat16, channels-last": Contestant(partial(dncnn, torch.bfloat16), dncnn_flop, 30.44),
         CONVOLUTIONS: Contestant(convolutions, convolutions_flop),
@@ -141,14 +147,14 @@ def openvino() -> Run:
     return partial(replace(restorer, model=replace(restorer.model, session=Session())), sigma=SIGMA)
 
 
-def network(edition: str, precision: torch.dtype) -> Run:
-    """An edition with its initial weights, attention over windows of 32."""
-    return run_of(SATNet(replace(EDITIONS[edition], window=32)), precision)
+def network(config: SATNetConfig) -> Run:
+    """A network with its initial weights, attention in windows."""
+    return run_of(SATNet(replace(config, window=config.window or WINDOW)), torch.bfloat16)
 
 
-def textbook(edition: str) -> Run:
+def textbook(config: SATNetConfig) -> Run:
     """The network as one would first write it: float32, channels first, attention by F.unfold over the whole map."""
-    net = SATNet(replace(EDITIONS[edition], window=None))
+    net = SATNet(replace(config, window=None))
     net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     net.head.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
     for module in net.modules():
@@ -212,11 +218,14 @@ def run_of(net: nn.Module, precision: torch.dtype) -> Run:
 
 
 def satnet_flop(config: SATNetConfig, pixels: int) -> float:
-    """Convolutions, and attention's two products in its plain form over windows of 32 with halo 8."""
+    """Convolutions, and attention's two products in its plain form over windows with their halo."""
     positions = pixels / config.downscale**2
     weights = sum(m.weight.numel() for m in SATNet(config).modules() if isinstance(m, nn.Conv2d))
-    keys = min(positions, (32 + 2 * config.halo) ** 2) / config.key_stride**2
-    attention = config.blocks * 4 * positions / config.stride**2 * keys * config.patch_size**2 * config.embedding
+    size, stride, key_stride = config.patch_size, config.stride, config.key_stride
+    if config.nonlocal_attention == "pixel":
+        size = stride = key_stride = 1
+    keys = min(positions, ((config.window or WINDOW) + 2 * config.halo) ** 2) / key_stride**2
+    attention = config.blocks * 4 * positions / stride**2 * keys * size**2 * config.embedding
     return 2 * weights * positions + attention
 
 

@@ -52,7 +52,8 @@ def short_validation() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny recipe on random blocks."""
-    return tiny_recipe(tmp_path_factory.mktemp("ablation"), steps=4, network={"window": 8, "halo": 4})
+    patches = {"nonlocal_attention": "patch", "similarity_scale": 0.02, "window": 8, "halo": 4}
+    return tiny_recipe(tmp_path_factory.mktemp("ablation"), steps=4, network=patches)
 
 
 @pytest.fixture(scope="module")

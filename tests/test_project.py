@@ -112,7 +112,10 @@ def test_the_papers_own_network_is_had_by_the_lines_given() -> None:
     assert read_recipe(path, {"edition": "enhanced"}).network.depth == 5
     del whole["edition"]
     recipe = read_recipe(path, whole)
-    paper = {key: getattr(BASIC, key) for key in ("conditioned", "similarity", "window", "key_stride")}
+    paper = {
+        key: getattr(BASIC, key)
+        for key in ("conditioned", "nonlocal_attention", "similarity", "window", "halo", "key_stride")
+    }
     assert recipe.network == replace(published.network, **paper, similarity_scale=0.0357)
     assert recipe.network.similarity_scale == pytest.approx(BASIC.similarity_scale, rel=1e-3)
     assert (recipe.loss, recipe.optimizer, recipe.clip) == ("charbonnier", "adamw", 1e9)

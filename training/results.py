@@ -20,8 +20,8 @@ Our protocol: {protocol}.
 SSIM: {ssim}.
 The columns of the literature are as their authors printed them, mostly one network per level; {literature}
 
-| weights | parameters | seconds per megapixel | training |
-|---|---|---|---|
+| weights | parameters | non-local attention | seconds per megapixel | training |
+|---|---|---|---|---|
 """
 
 
@@ -35,8 +35,9 @@ def page() -> str:
     literature = json.loads((HERE / "literature.json").read_text())
     results = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))}
     words = next(iter(results["gray-denoise"]["reports"].values()))["protocol"]
-    card = read_header(published_weights()["gray-denoise"])[1]
-    parts = [INTRODUCTION.format(protocol=card.protocol, ssim=words["ssim"], literature=literature["note"])]
+    config, card = read_header(published_weights()["gray-denoise"])
+    protocol = card.protocol.replace(f"attention windows {config.window}", "attention in the windows below")
+    parts = [INTRODUCTION.format(protocol=protocol, ssim=words["ssim"], literature=literature["note"])]
     parts += [machine_row(name, results[name]) for name in results]
     for table in literature["tables"]:
         if table["weights"] in results:
@@ -50,7 +51,9 @@ def machine_row(name: str, result: dict[str, Any]) -> str:
     config, card = read_header(published_weights()[name])
     training = f"{card.steps:,} steps, {card.seconds / 3600:.1f} h on {card.hardware}"
     speed = f"{result['seconds_per_megapixel']:.1f} ({result['hardware']})"
-    return f"| `{name}` | {count_parameters(SATNet(config)):,} | {speed} | {training} |\n"
+    compared = f"patches of {config.patch_size}" if config.nonlocal_attention == "patch" else "pixels"
+    attention = f"{compared}, windows of {config.window}"
+    return f"| `{name}` | {count_parameters(SATNet(config)):,} | {attention} | {speed} | {training} |\n"
 
 
 def comparison(table: dict[str, Any], reports: dict[str, Any]) -> str:
