@@ -245,7 +245,7 @@ def test_the_figure_of_the_shipped_weights(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["figure.png"]
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
     joints = clean[..., 0] > 130
-    assert found.share[joints].mean() > found.share[~joints].mean() + 0.03, "joints repeat, the faces of bricks are flat"
+    assert found.share[joints].mean() > found.share[~joints].mean() + 0.03, "joints repeat, bricks are flat"
 
 
 def test_the_command(
