@@ -45,7 +45,8 @@ SLOW = 20.0
 CONVOLUTIONS = "convolutions alone, bfloat16"
 WINDOW = 32
 """Side of the windows where an edition has none."""
-PATCHES = replace(HALF, nonlocal_attention="patch", window=32, halo=8)
+PATCHES = replace(HALF, nonlocal_attention="patch", window=WINDOW, halo=8)
+"""The half edition with the paper's attention."""
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Degraded float32 H W 1 -> restored."""
@@ -65,7 +66,7 @@ class Contestant:
 
 def contestants() -> dict[str, Contestant]:
     """Ours, the same in the textbook's form, DnCNN, the classical ones."""
-    half, basic, enhanced = (partial(satnet_flop, config) for config in (HALF, BASIC, ENHANCED))
+    half, patches, basic, enhanced = (partial(satnet_flop, config) for config in (HALF, PATCHES, BASIC, ENHANCED))
     measured = float("nan")
     return {
         "gray-denoise, through tiles": Contestant(restorer, half, measured),
@@ -75,10 +76,8 @@ def contestants() -> dict[str, Contestant]:
         **({"OpenVINO, through tiles": Contestant(openvino, half, measured)} if find_spec("openvino") else {}),
         "basic edition": Contestant(partial(network, BASIC), basic),
         "enhanced edition": Contestant(partial(network, ENHANCED), enhanced),
-        "half edition, the paper's patches": Contestant(partial(network, PATCHES), partial(satnet_flop, PATCHES)),
-        "half edition, the paper's patches, textbook form, float32": Contestant(
-            partial(textbook, PATCHES), partial(satnet_flop, PATCHES)
-        ),
+        "half edition, the paper's patches": Contestant(partial(network, PATCHES), patches),
+        "half edition, the paper's patches, textbook form, float32": Contestant(partial(textbook, PATCHES), patches),
         "basic edition, textbook form, float32": Contestant(partial(textbook, BASIC), basic),
         "DnCNN, float32": Contestant(partial(dncnn, torch.float32), dncnn_flop, 30.44),
         "DnCNN, bfloat16, channels-last": Contestant(partial(dncnn, torch.bfloat16), dncnn_flop, 30.44),
