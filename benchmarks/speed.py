@@ -220,9 +220,7 @@ def satnet_flop(config: SATNetConfig, pixels: int) -> float:
     """Convolutions, and attention's two products in its plain form over windows with their halo."""
     positions = pixels / config.downscale**2
     weights = sum(m.weight.numel() for m in SATNet(config).modules() if isinstance(m, nn.Conv2d))
-    size, stride, key_stride = config.patch_size, config.stride, config.key_stride
-    if config.nonlocal_attention == "pixel":
-        size = stride = key_stride = 1
+    size, stride, key_stride = config.patches
     keys = min(positions, ((config.window or WINDOW) + 2 * config.halo) ** 2) / key_stride**2
     attention = config.blocks * 4 * positions / stride**2 * keys * size**2 * config.embedding
     return 2 * weights * positions + attention

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import reference
-from synergic.attention import attend, patch_attention, pixel_attention
+from synergic.attention import BOUND, _attend_bounded, attend, patch_attention, pixel_attention
 from synergic.network import NonLocalAttention, SATNetConfig
 from synergic.patches import fold, grid_padding, overlap_count, patches, unfold
 
@@ -211,6 +211,29 @@ def test_bias_ignores_keys() -> None:
     bias = torch.zeros(1, 30)
     bias[:, 20:] = float("-inf")
     assert error(attend(q, k, v, bias), attend(q, k[:, :20], v[:, :20])) < TOLERANCE
+
+
+def test_bounded_similarities_need_no_maximum() -> None:
+    q, k, v = (x.flatten(1, 2) for x in maps(6, 5, dtype=torch.float64))
+    bias = torch.zeros(1, 30, dtype=torch.float64)
+    bias[:, 20:] = float("-inf")
+    assert error(_attend_bounded(q, k, v, bias), attend(q, k[:, :20], v[:, :20])) < 1e-12
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    assert torch.autograd.gradcheck(partial(_attend_bounded, bias=bias), inputs)
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_bounded_similarities_at_their_bound_in_bfloat16(window: int | None) -> None:
+    generator = Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 20, 28, 16, generator=generator) for _ in range(3))
+    q, k = (torch.nn.functional.layer_norm(x, (16,)) for x in (q, k))
+    for scale, tolerance in ((1.0, 0.03), (BOUND / 16, 0.3)):  # the greatest is rounded by up to 1/8
+        options: dict[str, Any] = {"scale": scale, "patch_size": 1, "stride": 1, "window": window, "halo": 4}
+        wanted = patch_attention(q, k, v, **options)
+        got = patch_attention(*(x.bfloat16() for x in (q, k, v)), **options, bounded=True)
+        plain = patch_attention(*(x.bfloat16() for x in (q, k, v)), **options)
+        assert error(got, wanted) < tolerance
+        assert not torch.equal(got, plain)
 
 
 # ---- memory

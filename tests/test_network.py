@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import pixel_unshuffle
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from synergic.attention import BOUND
 from synergic.card import UNKNOWN_STRENGTH
 from synergic.network import (
     BASIC,
@@ -318,6 +319,15 @@ def test_cosine_does_not_see_a_pixels_length() -> None:
     nn.init.normal_(attention.up.weight)
     x = torch.randn(1, 16, 12, 12)
     assert torch.allclose(attention(10 * x), 10 * attention(x), rtol=0, atol=0.02 * float(x.abs().max()))
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("pixel", BOUND / 16), ("patch", 20.0)])
+def test_the_scale_of_normalised_pixels_is_bounded(kind: Literal["patch", "pixel"], scale: float) -> None:
+    attention = NonLocalAttention(replace(HALF, nonlocal_attention=kind, similarity_scale=20.0))
+    assert abs(attention.scale.item() - scale) < 1e-4
+    q, k, _ = attention.project(100 * torch.randn(1, 64, 12, 12))
+    similarity = q.flatten(0, 2) @ k.flatten(0, 2).T
+    assert kind == "patch" or attention.scale * similarity.abs().max() < 1.0001 * BOUND
 
 
 # ---- the gate

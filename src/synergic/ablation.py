@@ -104,7 +104,7 @@ def row_recipe(path: Path, changes: Mapping[str, str], row: str) -> Recipe:
 
 def patch_length(network: SATNetConfig) -> int:
     """How many numbers a patch has."""
-    return network.embedding * (1 if network.nonlocal_attention == "pixel" else network.patch_size**2)
+    return network.embedding * network.patches[0] ** 2
 
 
 def protocols(recipe: Recipe, folders: Sequence[Path], **levels: Sequence[float]) -> dict[str, Protocol]:

@@ -20,6 +20,8 @@ from synergic.patches import extent, fold, grid_padding, overlap_count, pad_to_g
 FUSED = 32
 """Longest tokens that go to PyTorch's fused attention, which stores no similarities: three times as fast for single
 pixels, slower for patches."""
+BOUND = 60.0
+"""What similarities called bounded keep to: e^60 times the number of keys is far from the largest number."""
 
 
 def patch_attention(
@@ -34,6 +36,7 @@ def patch_attention(
     window: int | None = None,
     halo: int = 0,
     chunk: int | None = None,
+    bounded: bool = False,
 ) -> Tensor:
     """Patch-wise non-local attention: softmax(scale * Q K^T) V over overlapping patches, folded back by averaging.
 
@@ -45,6 +48,7 @@ def patch_attention(
     no larger than a window with its halo is compared whole, as is every map without a window.
     `chunk`: at most this many queries of a whole map are compared at once, or one row of them, so that memory is linear
     in the number of patches (also for gradients: the chunk's similarities are computed again in the backward pass).
+    `bounded`: no similarity, scaled, is outside -BOUND ... BOUND, as with normalised features; saves time.
     """
     height, width = q.shape[1:3]
     key_stride = key_stride or stride
@@ -54,10 +58,10 @@ def patch_attention(
         top, left = grid_padding(height, patch_size, stride)[0], grid_padding(width, patch_size, stride)[0]
         q = pad_to_grid(q, patch_size, stride)
         k, v = (pad_to_grid(x, patch_size, key_stride) for x in (k, v))
-        total = attend_maps(q, k, v, patch_size, stride, key_stride, chunk=chunk)
+        total = attend_maps(q, k, v, patch_size, stride, key_stride, chunk=chunk, bounded=bounded)
     else:
         top = left = max(0, patch_size - stride) // 2
-        total = attend_in_windows(q, k, v, patch_size, stride, key_stride, window, halo)
+        total = attend_in_windows(q, k, v, patch_size, stride, key_stride, window, halo, bounded=bounded)
     rows = overlap_count(h, patch_size, stride)[top : top + height].to(total)
     columns = overlap_count(w, patch_size, stride)[left : left + width].to(total)
     return total[:, top : top + height, left : left + width] / (rows[:, None] * columns)[..., None]
@@ -88,6 +92,7 @@ def attend_maps(
     outside: Tensor | None = None,
     inside: Tensor | None = None,
     chunk: int | None = None,
+    bounded: bool = False,
 ) -> Tensor:
     """softmax(Q K^T) V, folded by sums, of maps that begin with their first patch and end with the last's `extent`.
 
@@ -98,24 +103,28 @@ def attend_maps(
         return attend_cells(q, k, v, patch_size, stride, outside=outside, inside=inside, chunk=chunk)
     queries = unfold(q, patch_size, stride)  # N h w p p C
     keys, values = (unfold(x, patch_size, key_stride).flatten(3).flatten(1, 2) for x in (k, v))
-    attended = attend(queries.flatten(3).flatten(1, 2), keys, values, outside, chunk)  # N L D
+    attended = attend(queries.flatten(3).flatten(1, 2), keys, values, outside, chunk, bounded)  # N L D
     if inside is not None:
         attended = attended * inside[..., None]
     return fold(attended.view(*queries.shape[:5], -1), stride)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, chunk: int | None = None) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, chunk: int | None = None, bounded: bool = False
+) -> Tensor:
     """softmax(q k^T + bias) v. q: N L D, k: N M D, v: N M E, bias: N M or None. Returns N L E."""
     if chunk is None or q.shape[1] <= chunk:
-        return _attend(q, k, v, bias)
+        return _attend(q, k, v, bias, bounded)
     parts = q.split(chunk, dim=1)
     k = k.mT.contiguous().mT  # a product in bfloat16 would transpose them anew for every part
     if torch.is_grad_enabled():
-        return torch.cat([checkpoint(_attend, part, k, v, bias, use_reentrant=False) for part in parts], 1)
-    return torch.cat([_attend(part, k, v, bias) for part in parts], 1)
+        return torch.cat([checkpoint(_attend, part, k, v, bias, bounded, use_reentrant=False) for part in parts], 1)
+    return torch.cat([_attend(part, k, v, bias, bounded) for part in parts], 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, bounded: bool) -> Tensor:
+    if bounded and q.is_cpu and q.dtype == torch.bfloat16:
+        return _attend_bounded(q, k, v, bias)
     if q.shape[2] <= FUSED:
         mask = None if bias is None else bias[:, None, None].expand(-1, 1, q.shape[1], -1)
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], attn_mask=mask, scale=1.0)[:, 0]
@@ -125,8 +134,27 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return similarity.softmax(2).to(v.dtype) @ v
 
 
+def _attend_bounded(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """A softmax that needs no maximum is a sum of exponentials over another; one product gives both, with ones beside
+    the values."""
+    summed = torch.cat([v, torch.ones_like(v)], 2)  # N M 2E
+    if bias is not None:
+        summed = summed * bias.exp()[..., None]
+    weighted, weights = ((q @ k.mT).exp_() @ summed).chunk(2, 2)
+    return weighted / weights
+
+
 def attend_in_windows(
-    q: Tensor, k: Tensor, v: Tensor, patch_size: int, stride: int, key_stride: int, window: int, halo: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    patch_size: int,
+    stride: int,
+    key_stride: int,
+    window: int,
+    halo: int,
+    *,
+    bounded: bool = False,
 ) -> Tensor:
     """Query patches in windows, each with the key patches of its window and of `halo` pixels around it.
 
@@ -154,8 +182,10 @@ def attend_in_windows(
     )
     sums = []
     for queries, keys, values, key_on_map, query_on_map in strips:
-        outside, inside = key_on_map.log().flatten(1).repeat(n, 1), query_on_map.flatten(1).repeat(n, 1)
-        maps = attend_maps(queries, keys, values, patch_size, stride, key_stride, outside=outside, inside=inside)
+        outside = key_on_map.log().flatten(1).repeat(n, 1)
+        inside = query_on_map.flatten(1).repeat(n, 1) if patch_size > stride else None  # else none reaches the map
+        sizes = patch_size, stride, key_stride
+        maps = attend_maps(queries, keys, values, *sizes, outside=outside, inside=inside, bounded=bounded)
         sums.append(maps.unflatten(0, (n, columns)))
     return fold(torch.stack(sums, 1), window)
 

@@ -181,7 +181,6 @@ def attended(attention: NonLocalAttention, features: Tensor, row: int, column: i
     """
     c = attention.config
     size, stride, key_stride = (c.patch_size, c.stride, c.key_stride) if kind == "patch" else (1, 1, 1)
-    own_size = c.patch_size if c.nonlocal_attention == "patch" else 1
     q, k, _ = attention.project(features)  # 1 H W E
     height, width = q.shape[1:3]
     windowed = c.window is not None and max(height, width) > c.window + 2 * c.halo
@@ -199,7 +198,7 @@ def attended(attention: NonLocalAttention, features: Tensor, row: int, column: i
         )
     query = patches(q, size, stride)[0].unflatten(0, (len(query_rows), len(query_columns)))[i, j]  # D
     keys = patches(k, size, key_stride)[0].unflatten(0, (len(key_rows), len(key_columns)))[rows, columns]  # h w D
-    scale = attention.log_scale.exp() * own_size**2 / size**2
+    scale = attention.scale * c.patches[0] ** 2 / size**2
     weights, order = (keys @ (query * scale)).flatten().softmax(0).sort(descending=True)
     corners = np.stack(np.meshgrid(key_rows[rows], key_columns[columns], indexing="ij"), 2).reshape(-1, 2)
     corner = int(query_rows[i]), int(query_columns[j])

@@ -222,9 +222,8 @@ class ExportedAttention(NonLocalAttention):
         self.load_state_dict(attention.state_dict())
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # N H W E -> N H W E
-        c, pixel = self.config, self.config.nonlocal_attention == "pixel"
-        sizes = (1, 1, 1) if pixel else (c.patch_size, c.stride, c.key_stride)
-        return _operator(q * self.log_scale.exp(), k, v, *sizes, c.window, c.halo)
+        c = self.config
+        return _operator(q * self.scale, k, v, *c.patches, c.window, c.halo)
 
 
 @library.custom_op("synergic::patch_attention", mutates_args=())

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from synergic.attention import patch_attention, pixel_attention
+from synergic.attention import BOUND, patch_attention
 from synergic.card import UNKNOWN_STRENGTH
 
 QUERIES_AT_ONCE = 512
@@ -84,13 +84,20 @@ class SATNetConfig:
             raise ValueError(f"similarity_scale: expected a finite number above 0, got {self.similarity_scale}")
         if self.nonlocal_attention == "patch" and self.stride > self.patch_size:
             raise ValueError(f"stride: expected at most the patch_size {self.patch_size}, got {self.stride}")
-        step = lcm(self.stride, self.key_stride) if self.nonlocal_attention == "patch" else 1
+        step = lcm(*self.patches[1:]) if self.nonlocal_attention else 1
         if self.window is not None and (self.window < 1 or self.window % step or self.halo % step):
             raise ValueError(
                 f"window and halo: expected multiples of the strides' {step}, got {self.window} and {self.halo}"
             )
         if self.window is not None and self.window > 1024:
             raise ValueError(f"window: expected at most 1024, got {self.window}; None for the whole picture")
+
+    @property
+    def patches(self) -> tuple[int, int, int]:
+        """Side of a patch, step between queries and between keys: one, where pixels are compared."""
+        if self.nonlocal_attention == "pixel":
+            return 1, 1, 1
+        return self.patch_size, self.stride, self.key_stride
 
 
 BASIC = SATNetConfig()
@@ -266,23 +273,30 @@ class NonLocalAttention(nn.Module):
             q, k = (F.layer_norm(x, x.shape[3:]).to(v) for x in (q, k))
         return q, k, v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # N H W E -> N H W E
-        c = self.config
+    @property
+    def scale(self) -> Tensor:
+        """Factor on the similarity; that of normalised pixels is kept to a bound, far above what is learnt."""
         scale = self.log_scale.exp()
-        chunk = None if self.training else QUERIES_AT_ONCE
-        if c.nonlocal_attention == "pixel":
-            return pixel_attention(q, k, v, scale=scale, window=c.window, halo=c.halo, chunk=chunk)
+        return scale.clamp(max=BOUND / self.config.embedding) if self._bounded else scale
+
+    @property
+    def _bounded(self) -> bool:
+        return self.config.similarity == "cosine" and self.config.nonlocal_attention == "pixel"
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # N H W E -> N H W E
+        patch_size, stride, key_stride = self.config.patches
         return patch_attention(
             q,
             k,
             v,
-            scale=scale,
-            patch_size=c.patch_size,
-            stride=c.stride,
-            key_stride=c.key_stride,
-            window=c.window,
-            halo=c.halo,
-            chunk=chunk,
+            scale=self.scale,
+            patch_size=patch_size,
+            stride=stride,
+            key_stride=key_stride,
+            window=self.config.window,
+            halo=self.config.halo,
+            chunk=None if self.training else QUERIES_AT_ONCE,
+            bounded=self._bounded,
         )
 
 
