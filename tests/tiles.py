@@ -23,8 +23,6 @@ from synergic.tiling import OVERLAP, TILE_SIZE, axis_spans
 
 NOISE = CameraNoise(shot_min=3e-3, shot_max=3e-3, clean=0)
 QUALITY = 20
-ROUNDING = 1 / 6 / 255**2
-"""Energy of the gradient that rounding to 8 bit adds: less of it is in no file."""
 
 
 def main(folder: Path, limit: int, tile_size: int | None) -> None:
@@ -88,9 +86,8 @@ def strips(length: int, tile_size: int, align: int) -> list[tuple[int, int]]:
 
 
 def share(picture: np.ndarray, axis: int, start: int, stop: int) -> float:
-    """Energy of the gradient across `start` to `stop`, over that of as wide a neighbourhood on each side; both as
-    rounded pictures have it, or a black sky would be divided by next to nothing."""
-    energy = (np.diff(picture.astype(np.float64), axis=axis) ** 2).mean(axis=(1 - axis, 2)) + ROUNDING
+    """Energy of the gradient across `start` to `stop`, over that of as wide a neighbourhood on each side."""
+    energy = (np.diff(picture.astype(np.float64), axis=axis) ** 2).mean(axis=(1 - axis, 2))
     width = stop - start
     beside = np.concatenate([energy[max(0, start - width) : start], energy[stop : stop + width]])
     return float(energy[start:stop].mean() / beside.mean())
