@@ -22,10 +22,12 @@ from synergic.network import (
     NonLocalAttention,
     SATNet,
     SATNetConfig,
+    SettledGate,
     SynergicFusion,
     count_parameters,
     feature_extraction,
     fold_batch_norm,
+    settle_gates,
 )
 
 SMALL: dict[str, Any] = {"channels": 16, "embedding": 4, "blocks": 1, "depth": 1}
@@ -352,6 +354,27 @@ def test_fusion_and_local_attention_share_the_gate() -> None:
     assert isinstance(SATNet(BASIC).blocks[0].fusion, SynergicFusion)
     assert issubclass(SynergicFusion, BranchGate)
     assert type(LocalAttention(8).gate) is BranchGate
+
+
+def test_settled_gates_keep_what_their_first_batch_gives() -> None:
+    network = awake(replace(HALF, **(SMALL | {"blocks": 2})))
+    parts, other = picture(3, 1, 16, 24), 3 * picture(1, 1, 16, 24)
+    with torch.inference_mode():
+        alone = network(other)
+        assert torch.allclose(settle_gates(network)(other), alone, rtol=0, atol=1e-6)
+        settled = settle_gates(network)
+        settled(parts)
+        assert (settled(other) - alone).abs().max() > 1e-4
+        assert torch.equal(settled(other), settled(other))
+        assert torch.equal(network(other), alone), "the network itself is as it was"
+    gates = [module for module in settled.modules() if isinstance(module, SettledGate)]
+    assert len(gates) == 4
+    for gate in gates:
+        assert gate.kept is not None and gate.kept.shape[:2] == (2, 1)
+        assert torch.allclose(gate.kept.sum(0), torch.ones(1))
+    assert all(a is b for a, b in zip(network.parameters(), settled.parameters(), strict=True)), (
+        "none is in memory twice"
+    )
 
 
 # ---- BatchNorm

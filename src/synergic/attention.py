@@ -48,7 +48,7 @@ def patch_attention(
     no larger than a window with its halo is compared whole, as is every map without a window.
     `chunk`: at most this many queries of a whole map are compared at once, or one row of them, so that memory is linear
     in the number of patches (also for gradients: the chunk's similarities are computed again in the backward pass).
-    `bounded`: no similarity, scaled, is outside -BOUND ... BOUND, as with normalised features; saves training time.
+    `bounded`: no similarity, scaled, is outside -BOUND ... BOUND, as with normalised features; saves time.
     """
     height, width = q.shape[1:3]
     key_stride = key_stride or stride
@@ -123,7 +123,7 @@ def attend(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, bounded: bool) -> Tensor:
-    if bounded and torch.is_grad_enabled() and q.is_cpu and q.dtype == torch.bfloat16:
+    if bounded and q.is_cpu and q.dtype == torch.bfloat16:
         return _attend_bounded(q, k, v, bias)
     if q.shape[2] <= FUSED:
         mask = None if bias is None else bias[:, None, None].expand(-1, 1, q.shape[1], -1)

@@ -20,7 +20,7 @@ from synergic.images import to_float
 from synergic.network import NonLocalAttention, SynergicBlock
 from synergic.patches import grid_padding, patches
 from synergic.restore import Restorer
-from synergic.tiling import OVERLAP, Progress, checked, map_tiles
+from synergic.tiling import OVERLAP, Progress, checked, is_large, map_tiles, sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +123,10 @@ def trade_off(
     stands, without the other seven views. The share at a position is what the non-local branches of all blocks add
     there, of what both branches add (`Trace.added`). A network without both raises SynergicError.
     """
-    watch, config = Watch(restorer), restorer.network.config
+    pixels, config = to_float(checked(image)), restorer.network.config
+    if is_large(pixels, restorer.tile_size):
+        restorer = restorer.settled(sample(pixels), restorer.told_strength(sigma, quality))
+    watch = Watch(restorer)
     weights, added = [], []
 
     def share(tile: np.ndarray) -> np.ndarray:  # H W C -> H W 1
@@ -135,7 +138,7 @@ def trade_off(
         heat = nonlocal_ / (local + nonlocal_).clamp(min=1e-12)
         return heat[: tile.shape[0], : tile.shape[1], None].cpu().numpy()
 
-    heat = map_tiles(share, to_float(checked(image)), restorer.tile_size, OVERLAP, progress, align=restorer.align)
+    heat = map_tiles(share, pixels, restorer.tile_size, OVERLAP, progress, align=restorer.align)
     mean_weights, mean_added = (torch.stack(values).mean(0).cpu().numpy() for values in (weights, added))
     return TradeOff(heat[..., 0], mean_weights, mean_added)
 

@@ -13,6 +13,7 @@ Convolutions run channels-last; attention sees the same memory as N H W C (see a
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import chain, pairwise
@@ -229,6 +230,20 @@ class BranchGate(nn.Module):
         return reduce(torch.add, weighted)
 
 
+class SettledGate(BranchGate):
+    """A gate that keeps the weights that it finds first, as a mean over that batch: parts of a picture share them."""
+
+    def __init__(self, gate: BranchGate) -> None:
+        nn.Module.__init__(self)
+        self.gate = gate
+        self.kept: Tensor | None = None
+
+    def weights(self, branches: Sequence[Tensor]) -> Tensor:  # B of N C H W -> B 1 C, the same from then on
+        if self.kept is None:
+            self.kept = self.gate.weights(branches).mean(1, keepdim=True)
+        return self.kept
+
+
 class LocalAttention(nn.Module):
     """Selective-kernel channel attention: two receptive fields, gated per channel, on half the features."""
 
@@ -315,6 +330,17 @@ def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 def count_parameters(network: nn.Module) -> int:
     """Number of learnt values."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def settle_gates(network: SATNet) -> SATNet:
+    """A copy, with the same parameters in memory, whose gates keep the weights that its first batch gives them."""
+    shared = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
+    copied = deepcopy(network, shared)
+    for module in list(copied.modules()):
+        for name, gate in module.named_children():
+            if isinstance(gate, BranchGate):
+                setattr(module, name, SettledGate(gate))
+    return copied
 
 
 def fold_batch_norm(network: SATNet) -> SATNet:
