@@ -221,7 +221,7 @@ class BranchGate(nn.Module):
         self.excite = nn.Linear(channels // reduction, branches * channels)
 
     def weights(self, branches: Sequence[Tensor]) -> Tensor:  # B of N C H W -> B N C, summing to 1 over B
-        pooled = sum(branch.mean((2, 3)) for branch in branches)  # N C
+        pooled = reduce(torch.add, branches).mean((2, 3))  # N C
         logits = self.excite(F.relu(self.squeeze(pooled)))  # N B*C
         return torch.stack(logits.chunk(len(branches), 1)).softmax(0)
 
