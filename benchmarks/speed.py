@@ -327,9 +327,10 @@ def draw(rows: list[dict[str, Any]], scores: dict[str, float], size: int, path: 
     save_figure(figure, path)
 
 
-def main(data: Path | None, out: Path, sizes: list[int], rounds: int, only: str) -> None:
+def main(data: Path | None, out: Path, sizes: list[int], rounds: int, only: list[str] | None) -> None:
     """Race, measure quality, write."""
-    entered = {name: contestant for name, contestant in contestants().items() if only in name or name == CONVOLUTIONS}
+    wanted = [CONVOLUTIONS, *(only or [""])]
+    entered = {name: who for name, who in contestants().items() if any(part in name for part in wanted)}
     context, pipes = get_context("spawn"), {}
     for name in entered:
         pipes[name], theirs = context.Pipe()
@@ -363,6 +364,6 @@ if __name__ == "__main__":
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/speed"))
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="contestants whose name contains this")
+    parser.add_argument("--only", nargs="+", help="contestants whose name contains one of these")
     arguments = parser.parse_args()
     main(arguments.data, arguments.out, arguments.sizes, arguments.rounds, arguments.only)
