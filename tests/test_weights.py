@@ -163,3 +163,20 @@ def test_average(tmp_path: Path) -> None:
     mean, card = load_weights(tmp_path / "mean" / "weights.safetensors")
     assert all((parameter == 4.0).all() for parameter in mean.parameters())
     assert card == tiny_card()
+
+
+def test_graft(tmp_path: Path) -> None:
+    """Colour weights of patches take a gray network's pixels: its branches and how they compare, nothing else."""
+    host, donor = tiny_network(3, window=32), tiny_network(1, nonlocal_attention="pixel", window=16, halo=4)
+    for name, network, value in (("host", host, 1.0), ("donor", donor, 5.0)):
+        for parameter in network.parameters():
+            parameter.data.fill_(value)
+        save_weights(tmp_path / f"{name}.safetensors", network, tiny_card(name))
+    graft = runpy.run_path(str(TRAINING / "graft.py"))["main"]
+    graft(str(tmp_path / "host.safetensors"), str(tmp_path / "donor.safetensors"), tmp_path / "both")
+    both, card = load_weights(tmp_path / "both" / "weights.safetensors")
+    assert card == tiny_card("host")
+    assert both.config == replace(donor.config, colors=3, conditioned=host.config.conditioned)
+    values = {name: set(parameter.unique().tolist()) for name, parameter in both.named_parameters()}
+    assert {name for name, held in values.items() if held == {5.0}} == {name for name in values if "nonlocal" in name}
+    assert all(held <= {1.0, 5.0} for held in values.values())
