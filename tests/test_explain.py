@@ -86,6 +86,15 @@ def test_the_trade_off_goes_by_tiles_and_by_strength(random: np.random.Generator
     assert not restorer.network.blocks[0].fusion._forward_hooks, "the restorer itself is left alone"  # type: ignore[union-attr]
 
 
+def test_the_trade_off_of_tiles_in_bfloat16(random: np.random.Generator) -> None:
+    """Settled gates keep their weights in the precision that they were found in."""
+    restorer, picture = restorer_of(tile_size=128, window=8, halo=4), random.random((190, 150, 1))
+    exact, found = trade_off(restorer, picture), trade_off(replace(restorer, precision=torch.bfloat16), picture)
+    assert found.weights.dtype == found.share.dtype == np.float32
+    np.testing.assert_allclose(found.weights, exact.weights, atol=0.01)
+    assert np.abs(found.share - exact.share).mean() < 0.03
+
+
 def test_of_an_ensemble_it_is_the_picture_as_it_stands(random: np.random.Generator) -> None:
     """Not one of its other views, which lie otherwise on the map."""
     alone, picture = restorer_of(blocks=2), random.random((21, 30, 1))

@@ -104,7 +104,7 @@ class Watch:
             assert block.fusion is not None
             (branches,), _ = self.seen[block.fusion]
             branches = torch.stack(branches).float()
-            weights = block.fusion.weights(list(branches))
+            weights = block.fusion.weights(list(branches)).float()  # settled ones are as they were kept
             traces.append(Trace(self.seen[block.extraction][1].float(), branches, weights))
         return traces
 
