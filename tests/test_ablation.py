@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from conftest import tiny_card, tiny_network, tiny_recipe
 from synergic import Restorer, SynergicError
@@ -284,13 +285,33 @@ def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path, monkeypatch: p
 
 def test_processes_fill_one_folder(recipe: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "synergic", "ablate", str(recipe), "-o", str(tmp_path), "--seeds=1"]
-    command += ["--set", "steps=2", "--accelerator=cpu"]
-    running = [subprocess.Popen([*command, "--row", row]) for row in ("satnet", "without-local")]
-    assert [process.wait() for process in running] == [0, 0]
+    command += ["--set", "steps=2", "--accelerator=cpu", "--row", "satnet", "--row", "without-local"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert sorted(line for text in said for line in text.splitlines() if "training from" in line) == [
+        "[1/2] SAT-Net, seed 1: training from step 0 to 2",
+        "[2/2] w/o LA, seed 1: training from step 0 to 2",
+    ], "each by one of them"
     found = json.loads((tmp_path / "results.json").read_text())
     assert [row["row"] for row in found["rows"]] == ["without-local", "satnet"]
     titles = [line.split(" | ")[0].strip("| ") for line in (tmp_path / "table.md").read_text().splitlines()]
     assert titles[2:4] == ["w/o LA", "SAT-Net"]
+
+
+def test_what_another_process_is_at_is_left_to_it(recipe: Path, tmp_path: Path) -> None:
+    runs = plan(recipe, tmp_path, ["satnet", "without-nonlocal"], 1, {"steps": "2"})
+    runs[0].folder.mkdir(parents=True)
+    said = list[str]()
+    with FileLock(runs[0].folder / "lock"):
+        ablate(runs, {}, "cpu", said.append)
+    assert said == [
+        "[1/2] SAT-Net, seed 1: another process is at it; left to that one",
+        "[2/2] w/o NLA, seed 1: training from step 0 to 2",
+    ]
+    assert [row["row"] for row in collect(tmp_path)["rows"]] == ["without-nonlocal"]
+    ablate(runs, {}, "cpu", said.append)
+    assert said[2:] == ["[1/2] SAT-Net, seed 1: training from step 0 to 2"], "nobody is at it any more"
 
 
 def test_a_run_that_is_finished_meanwhile_is_in_the_table(

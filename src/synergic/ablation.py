@@ -1,8 +1,8 @@
 """The paper's ablation: rows of one recipe, each trained for the same steps from several seeds, then evaluated.
 
 A folder holds one run for each row and seed, in ROW/seed-N: what training leaves there, and scores.json. Whatever is
-there already is not done again, so that an ablation goes on where it stopped, and several processes, each with rows of
-its own, fill one folder.
+there already is not done again, so that an ablation goes on where it stopped, and several processes fill one folder,
+each run by one of them.
 """
 
 import csv
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from synergic.data import read_folder
 from synergic.degradations import JPEG, GaussianNoise
@@ -137,16 +138,26 @@ def protocols(recipe: Recipe, folders: Sequence[Path], **levels: Sequence[float]
 def ablate(
     runs: Sequence[Run], wanted: Mapping[str, Protocol], accelerator: str, say: Callable[[str], None] = print
 ) -> None:
-    """Train and evaluate whatever of the runs is not there yet."""
+    """Train and evaluate whatever of the runs is not there yet; what another process is at is left to it."""
     for number, run in enumerate(runs, 1):
         check_recipe(run)
         head = f"[{number}/{len(runs)}] {TITLES.get(run.row, run.row)}, seed {run.recipe.seed}"
-        done = max(validations(run.folder), default=0)
-        if done < run.recipe.steps:
-            say(f"{head}: training from step {done} to {run.recipe.steps}")
-            resume = (run.folder / "state.safetensors").exists()
-            train(run.recipe, run.folder, resume=resume, accelerator=accelerator)
-        measure(run.folder, wanted, accelerator, lambda name, head=head: say(f"{head}: {name}"))  # type: ignore[misc]
+        run.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(run.folder / "lock", timeout=0):  # gone with its process, however that ends
+                finish(run, wanted, accelerator, lambda text, head=head: say(f"{head}: {text}"))  # type: ignore[misc]
+        except Timeout:
+            say(f"{head}: another process is at it; left to that one")
+
+
+def finish(run: Run, wanted: Mapping[str, Protocol], accelerator: str, say: Callable[[str], None]) -> None:
+    """Train the rest of one run and evaluate it."""
+    done = max(validations(run.folder), default=0)
+    if done < run.recipe.steps:
+        say(f"training from step {done} to {run.recipe.steps}")
+        resume = (run.folder / "state.safetensors").exists()
+        train(run.recipe, run.folder, resume=resume, accelerator=accelerator)
+    measure(run.folder, wanted, accelerator, say)
 
 
 def check_recipe(run: Run) -> None:
