@@ -34,7 +34,7 @@ from synergic.degradations import add_gaussian_noise
 from synergic.engine import OnnxRestorer
 from synergic.export import export
 from synergic.figures import COLORS, new_figure, save_figure
-from synergic.hardware import describe
+from synergic.hardware import describe, pick_precision
 from synergic.images import from_float
 from synergic.metrics import psnr
 from synergic.network import BASIC, ENHANCED, HALF, NonLocalAttention, SATNet, SATNetConfig
@@ -42,7 +42,10 @@ from synergic.network import BASIC, ENHANCED, HALF, NonLocalAttention, SATNet, S
 SIGMA = 25
 SLOW = 20.0
 """Seconds a picture beyond which a contestant sits the larger sizes out."""
-CONVOLUTIONS = "convolutions alone, bfloat16"
+PRECISION = pick_precision("auto", torch.device("cpu"))
+KIND = str(PRECISION).removeprefix("torch.")
+"""What networks compute in: bfloat16 where the processor does."""
+CONVOLUTIONS = f"convolutions alone, {KIND}"
 WINDOW = 32
 """Side of the windows where an edition has none."""
 PATCHES = replace(HALF, nonlocal_attention="patch", window=WINDOW, halo=8)
@@ -79,8 +82,8 @@ def contestants() -> dict[str, Contestant]:
         "half edition, the paper's patches": Contestant(partial(network, PATCHES), patches),
         "half edition, the paper's patches, textbook form, float32": Contestant(partial(textbook, PATCHES), patches),
         "basic edition, textbook form, float32": Contestant(partial(textbook, BASIC), basic),
-        "DnCNN, float32": Contestant(partial(dncnn, torch.float32), dncnn_flop, 30.44),
-        "DnCNN, bfloat16, channels-last": Contestant(partial(dncnn, torch.bfloat16), dncnn_flop, 30.44),
+        "DnCNN, float32": Contestant(partial(dncnn, torch.float32, torch.contiguous_format), dncnn_flop, 30.44),
+        f"DnCNN, {KIND}, channels-last": Contestant(partial(dncnn, PRECISION, torch.channels_last), dncnn_flop, 30.44),
         CONVOLUTIONS: Contestant(convolutions, convolutions_flop),
         **{name: Contestant(partial(classical, name), psnr=measured) for name in classical_methods()},
     }
@@ -148,7 +151,7 @@ def openvino() -> Run:
 
 def network(config: SATNetConfig) -> Run:
     """A network with its initial weights, attention in windows."""
-    return run_of(SATNet(replace(config, window=config.window or WINDOW)), torch.bfloat16)
+    return run_of(SATNet(replace(config, window=config.window or WINDOW)), PRECISION)
 
 
 def textbook(config: SATNetConfig) -> Run:
@@ -174,24 +177,23 @@ def textbook_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (total / count.clamp(min=1)).permute(0, 2, 3, 1)
 
 
-def dncnn(precision: torch.dtype) -> Run:
+def dncnn(precision: torch.dtype, memory_format: torch.memory_format) -> Run:
     """DnCNN's shape (K. Zhang et al., IEEE TIP 2017): 17 layers of 64 channels, BatchNorm; random weights."""
     layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, padding=1), nn.ReLU()]
     for _ in range(15):
         layers += [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     net = nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1))
-    if precision == torch.bfloat16:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(memory_format=memory_format)  # type: ignore[call-overload]
     return run_of(net, precision)
 
 
 def convolutions() -> Run:
     """What the hardware gives: eight 64-channel convolutions at half resolution, nothing between them."""
-    net = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(8))).to(torch.bfloat16)
+    net = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(8))).to(PRECISION)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(picture: np.ndarray) -> np.ndarray:
-        x = torch.zeros(1, 64, picture.shape[0] // 2, picture.shape[1] // 2, dtype=torch.bfloat16)
+        x = torch.zeros(1, 64, picture.shape[0] // 2, picture.shape[1] // 2, dtype=PRECISION)
         net(x.contiguous(memory_format=torch.channels_last))
         return picture
 
