@@ -8,8 +8,9 @@ READY := $(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.ready)
 demo: $(READY)
 	$(PYTHON) examples/demo.py demo
 
+# Tests compute with one thread each; as many run at once as there are cores.
 test: check
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses auto --dist worksteal
 
 check: $(READY)
 	$(PYTHON) -m ruff check .
