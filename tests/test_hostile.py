@@ -155,7 +155,7 @@ def test_bombs_cost_under_a_second_and_200_mb(tmp_path: Path) -> None:
         assert int(kilobytes) < 200_000, line
     assert "expected at most 500,000,000 pixels, got 50000 x 50000" in told["declared.png"]
     assert "expected at most 500,000,000 pixels, got 40000 x 25000" in told["declared.tif"]
-    assert "got 60000 pages" in told["pages.tif"]
+    assert "got over 10,000 pages" in told["pages.tif"]
     assert "expected a whole PNG, JPEG, TIFF or WebP file" in told["frames.gif"]
     for name in ("interlaced.png", "progressive.jpg", "strip.tif"):  # libvips alone would take 1.5 GB for each
         assert "expected the contents of 25000 x 20000 pixels, got" in told[name]

@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 from pictures import END, ICC, XMP, chunk, exif, png, samples
 from synergic.errors import SynergicError
 from synergic.images import read_picture, write_picture
-from synergic.tags import Tag, rewrite_tags
+from synergic.tags import Tag, count_folders, rewrite_tags
 
 RGB = samples("RGB", 20, 13)
 KEY = b"XML:com.adobe.xmp\0"
@@ -452,3 +452,20 @@ def test_a_profile_that_libvips_cuts_off_is_told(tmp_path: Path) -> None:
     assert said(tmp_path / "in.jpg") == ("the colour profile, which is damaged or too large",)
     with Image.open(tmp_path / "said.jpg") as image:
         assert "icc_profile" not in image.info
+
+
+# ---- the chain of a TIFF's folders
+
+
+@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}, {"byteorder": ">", "bigtiff": True}])
+def test_folders_are_counted_as_far_as_told(options: dict[str, Any]) -> None:
+    file = BytesIO()
+    tifffile.imwrite(file, np.zeros((5, 8, 8), np.uint8), photometric="minisblack", metadata=None, **options)
+    assert [count_folders(file, most) for most in (2, 4, 5, 100)] == [3, 5, 5, 5]
+
+
+def test_a_chain_that_turns_back_ends_there_and_what_is_no_tiff_has_none() -> None:
+    folder = struct.pack("<H12sI", 1, bytes(12), 8)  # the next one is itself
+    assert count_folders(BytesIO(b"II*\0" + struct.pack("<I", 8) + folder), 100) == 1
+    assert count_folders(BytesIO(b"\x89PNG"), 100) == count_folders(BytesIO(), 100) == 0
+    assert count_folders(BytesIO(b"II+\0" + b"\xff" * 12), 100) == 1, "far behind the end"

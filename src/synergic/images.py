@@ -37,6 +37,7 @@ from synergic.formats import (
     choose_format,
 )
 from synergic.metadata import (
+    MOST_PARTS,
     Extras,
     exif_resolution,
     is_exif,
@@ -49,7 +50,7 @@ from synergic.metadata import (
     upright_xmp,
 )
 from synergic.stores import files_in
-from synergic.tags import INCH, Resolution, rewrite_tags
+from synergic.tags import INCH, Resolution, count_folders, rewrite_tags
 
 __all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "check_writable", "compress_jpeg", "encode_png"]
 __all__ += ["find_pictures", "from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
@@ -111,6 +112,7 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     with _one_line(path, "read"):
         contents = _in_memory(path)
+        _refuse_many_pages(path)
         with _alone_with_libvips():
             source = _source(path, contents)
             image = _open(source)
@@ -200,6 +202,14 @@ def _in_memory(path: Path) -> bytes | None:
             )
         file.seek(0)
         return file.read()
+
+
+def _refuse_many_pages(path: Path) -> None:
+    """Before libvips counts the pages of a TIFF, which takes it ten microseconds each: seconds for a few megabytes."""
+    with path.open("rb") as file:
+        pages = count_folders(file, MOST_PARTS)
+    if pages > MOST_PARTS:
+        raise SynergicError(f"{path}: expected one picture, got over {MOST_PARTS:,} pages; split it into files first")
 
 
 def _source(path: Path, contents: bytes | None) -> pyvips.Source:

@@ -13,8 +13,8 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
-__all__ = ["CENTIMETRE", "INCH", "METRE", "MOST_BYTES", "Resolution", "Tag", "make_resolution", "read_tags"]
-__all__ += ["resolution_tags", "rewrite_tags", "tag_resolution"]
+__all__ = ["CENTIMETRE", "INCH", "METRE", "MOST_BYTES", "Resolution", "Tag", "count_folders", "make_resolution"]
+__all__ += ["read_tags", "resolution_tags", "rewrite_tags", "tag_resolution"]
 
 MOST_BYTES = 64 << 20
 """Of tags, texts and the like in one file."""
@@ -65,6 +65,22 @@ def read_tags(file: BinaryIO) -> dict[int, Tag]:
     return tags
 
 
+def count_folders(file: BinaryIO, most: int) -> int:
+    """How many folders, one a page, the chain of a TIFF has before it ends or turns back: as far as one more than
+    `most`. 0 for anything else."""
+    order, big, place = _first_folder(file)
+    size, word = (8, "Q") if big else (2, "I")
+    seen: set[int] = set()
+    while place and place not in seen and len(seen) <= most:
+        seen.add(place)
+        file.seek(min(place, 2**62))
+        count = int.from_bytes(file.read(size), "little" if order == "<" else "big")
+        file.seek(min(place + size + count * struct.calcsize(_entry(order, big)), 2**62))
+        following = file.read(struct.calcsize(word))
+        place = struct.unpack(order + word, following)[0] if len(following) == struct.calcsize(word) else 0
+    return len(seen)
+
+
 def rewrite_tags(path: Path, changes: Mapping[int, Tag | None]) -> None:
     """Set or take away tags of a TIFF: a new first folder at its end, whose entries point to what is there already.
 
@@ -89,18 +105,26 @@ def rewrite_tags(path: Path, changes: Mapping[int, Tag | None]) -> None:
 
 
 def _folder(file: BinaryIO) -> tuple[str, bool, list[tuple[int, int, int, bytes]]]:
-    """Byte order ("<" or ">"), BigTIFF or not, and code, type, count and value or its place of each entry."""
-    file.seek(0)
-    head = file.read(16).ljust(16, b"\0")
-    if head[:4] not in _TIFF_HEADS:
-        return "<", False, []
-    order, big = _TIFF_HEADS[head[:4]]
-    file.seek(min(struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0], 2**62))
+    """Byte order, BigTIFF or not, and code, type, count and value or its place of each entry of the first folder."""
+    order, big, place = _first_folder(file)
+    if not place:
+        return order, big, []
+    file.seek(min(place, 2**62))
     size = 8 if big else 2
     count = int.from_bytes(file.read(size), "little" if order == "<" else "big")
     entry = struct.Struct(_entry(order, big))
     table = file.read(min(count, 65535) * entry.size)
     return order, big, list(entry.iter_unpack(table[: len(table) // entry.size * entry.size]))
+
+
+def _first_folder(file: BinaryIO) -> tuple[str, bool, int]:
+    """Byte order ("<" or ">"), BigTIFF or not, and where the first folder begins: 0 in what is no TIFF."""
+    file.seek(0)
+    head = file.read(16).ljust(16, b"\0")
+    if head[:4] not in _TIFF_HEADS:
+        return "<", False, 0
+    order, big = _TIFF_HEADS[head[:4]]
+    return order, big, struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0]
 
 
 def _entry(order: str, big: bool) -> str:
