@@ -219,7 +219,7 @@ class Desk:
         self.held: dict[str, Held] = {}
         self.line: list[Run] = []
         self.pace = Pace()  # used by the one thread of `network`
-        self.lock = Lock()  # of `held` and `line`
+        self.lock = Lock()  # of `held`, of what is started for each, and of `line`
         self.file_lock = Lock()
         self.network = ThreadPoolExecutor(1, "network")
         self.files = ThreadPoolExecutor(1, "files")
@@ -347,16 +347,18 @@ class Desk:
         """How far a picture is: Run.state, and how many are `ahead` of a waiting one; of a restored one the `task`, and
         `warnings`, which the command tells as well; and the same of its `drawings`, once there are any."""
         held = self.find(token)
-        if held.run is None:
-            return {"state": "new"}
-        state = self._state(held.run)
-        if state["state"] == "restored" and held.restorer is not None:
-            state |= {"task": held.restorer.card.task, "warnings": held.warnings}
-        if held.drawings:
-            state["drawings"] = {name: self._state(run) for name, run in held.drawings.items()}
+        with self.lock:
+            if held.run is None:
+                return {"state": "new"}
+            state = self._state(held.run)
+            if state["state"] == "restored" and held.restorer is not None:
+                state |= {"task": held.restorer.card.task, "warnings": held.warnings}
+            if held.drawings:
+                state["drawings"] = {name: self._state(run) for name, run in held.drawings.items()}
         return state
 
     def _state(self, asked: Run) -> dict[str, Any]:
+        """To be called with the lock."""
         state = asked.state()
         if state["state"] == "waiting":
             state["ahead"] = sum(not run.future.done() for run in takewhile(lambda run: run is not asked, self.line))
