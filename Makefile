@@ -10,7 +10,7 @@ demo: $(READY)
 
 # Tests compute with one thread each; as many run at once as there are cores.
 test: check
-	$(PYTHON) -m pytest --numprocesses auto --dist worksteal
+	$(PYTHON) -m pytest --numprocesses auto --dist worksteal --durations 25
 
 check: $(READY)
 	$(PYTHON) -m ruff check .
