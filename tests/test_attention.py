@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import reference
+import synergic.attention
 from synergic.attention import BOUND, _attend_bounded, attend, patch_attention, pixel_attention
 from synergic.network import NonLocalAttention, SATNetConfig
 from synergic.patches import fold, grid_padding, overlap_count, patches, unfold
@@ -181,6 +182,24 @@ def test_windows_are_the_reference(size: tuple[int, int], grid: tuple[int, int, 
     wanted = slow(reference.patch_attention, qkv, **options)
     assert error(patch_attention(*qkv, **options), wanted) < TOLERANCE
     assert error(patch_attention(*qkv, **options | {"window": None}), wanted) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("rows", [2, 64])
+@pytest.mark.parametrize("grid", [(7, 4, 4), (7, 4, 1), (1, 1, 1)])
+def test_rows_of_windows_may_be_compared_together(
+    rows: int, grid: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = dict(zip(("patch_size", "stride", "key_stride"), grid, strict=True))
+    options |= {"scale": SCALE, "window": 8, "halo": 4}
+    gradients = []
+    for at_once in (1, rows):
+        monkeypatch.setattr(synergic.attention, "rows_at_once", lambda _, count=at_once: count)
+        inputs = [x.requires_grad_() for x in maps(37, 30, n=2)]
+        result = patch_attention(*inputs, **options)
+        result.square().sum().backward()
+        gradients.append([result.detach(), *(x.grad for x in inputs)])
+    for one_by_one, together in zip(*gradients, strict=True):
+        assert error(together, one_by_one) < TOLERANCE
 
 
 @pytest.mark.parametrize(("window", "halo"), [(8, 4), (16, 0), (4, 8)])

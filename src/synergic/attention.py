@@ -62,9 +62,12 @@ def patch_attention(
     else:
         top = left = max(0, patch_size - stride) // 2
         total = attend_in_windows(q, k, v, patch_size, stride, key_stride, window, halo, bounded=bounded)
-    rows = overlap_count(h, patch_size, stride)[top : top + height].to(total)
-    columns = overlap_count(w, patch_size, stride)[left : left + width].to(total)
-    return total[:, top : top + height, left : left + width] / (rows[:, None] * columns)[..., None]
+    total = total[:, top : top + height, left : left + width]
+    if patch_size == stride:
+        return total
+    rows = overlap_count(h, patch_size, stride, total.device)[top : top + height].to(total)
+    columns = overlap_count(w, patch_size, stride, total.device)[left : left + width].to(total)
+    return total / (rows[:, None] * columns)[..., None]
 
 
 def pixel_attention(
@@ -99,7 +102,7 @@ def attend_maps(
     q: N H W C; k: N H' W' C; v: N H' W' E. Returns as much of N H W E as the query patches cover. outside: N M, added
     to the similarities of every query. inside: N L, what each query's patch is multiplied by.
     """
-    if key_stride == stride < patch_size < 2 * stride:
+    if q.is_cpu and key_stride == stride < patch_size < 2 * stride:  # a GPU is bound by memory
         return attend_cells(q, k, v, patch_size, stride, outside=outside, inside=inside, chunk=chunk)
     queries = unfold(q, patch_size, stride)  # N h w p p C
     keys, values = (unfold(x, patch_size, key_stride).flatten(3).flatten(1, 2) for x in (k, v))
@@ -164,6 +167,7 @@ def attend_in_windows(
     n, height, width = q.shape[:3]
     rows, columns = ceil(height / window), ceil(width / window)
     own, seen, reach = window // stride, (window + 2 * halo) // key_stride, halo // key_stride  # patches on a side
+    at_once = rows_at_once(q.device)
 
     def on_map(step: int, margin: int) -> Tensor:
         """1 for every patch of a grid that lies on the map, 0 for those that only windows have."""
@@ -173,11 +177,11 @@ def attend_in_windows(
 
     size = window - stride + extent(patch_size, stride), window + 2 * halo - key_stride + extent(patch_size, key_stride)
     strips = zip(
-        windows(pad_to_windows(q, patch_size, stride, window, 0), size[0], window),
-        windows(pad_to_windows(k, patch_size, key_stride, window, halo), size[1], window),
-        windows(pad_to_windows(v, patch_size, key_stride, window, halo), size[1], window),
-        windows(on_map(key_stride, reach), seen, window // key_stride),
-        windows(on_map(stride, 0), own, own),
+        windows(pad_to_windows(q, patch_size, stride, window, 0), size[0], window, at_once),
+        windows(pad_to_windows(k, patch_size, key_stride, window, halo), size[1], window, at_once),
+        windows(pad_to_windows(v, patch_size, key_stride, window, halo), size[1], window, at_once),
+        windows(on_map(key_stride, reach), seen, window // key_stride, at_once),
+        windows(on_map(stride, 0), own, own, at_once),
         strict=True,
     )
     sums = []
@@ -186,8 +190,14 @@ def attend_in_windows(
         inside = query_on_map.flatten(1).repeat(n, 1) if patch_size > stride else None  # else none reaches the map
         sizes = patch_size, stride, key_stride
         maps = attend_maps(queries, keys, values, *sizes, outside=outside, inside=inside, bounded=bounded)
-        sums.append(maps.unflatten(0, (n, columns)))
-    return fold(torch.stack(sums, 1), window)
+        sums.append(maps.unflatten(0, (n, -1, columns)))
+    return fold(torch.cat(sums, 1), window)
+
+
+def rows_at_once(device: torch.device) -> int:
+    """How many rows of windows are compared together. One stays in a processor's cache; a GPU would be done with it
+    before it could be asked for the next."""
+    return 1 if device.type == "cpu" else 64
 
 
 def pad_to_windows(x: Tensor, patch_size: int, stride: int, window: int, halo: int) -> Tensor:
@@ -204,7 +214,7 @@ def pad_to_windows(x: Tensor, patch_size: int, stride: int, window: int, halo: i
     return F.pad(x, margins)
 
 
-def windows(x: Tensor, size: int, step: int) -> Iterator[Tensor]:
-    """The windows of a padded map, one row of them at a time. N H W C -> N*columns size size C each."""
-    for top in range(0, x.shape[1] - size + 1, step):
-        yield unfold(x[:, top : top + size], size, step).flatten(0, 2)
+def windows(x: Tensor, size: int, step: int, at_once: int) -> Iterator[Tensor]:
+    """The windows of a padded map, `at_once` rows of them at a time. N H W C -> N*rows*columns size size C each."""
+    for top in range(0, x.shape[1] - size + 1, at_once * step):
+        yield unfold(x[:, top : top + (at_once - 1) * step + size], size, step).flatten(0, 2)

@@ -37,9 +37,9 @@ def grid_padding(length: int, patch_size: int, stride: int) -> tuple[int, int]:
     return missing // 2, missing - missing // 2
 
 
-def overlap_count(grid: int, patch_size: int, stride: int) -> Tensor:
+def overlap_count(grid: int, patch_size: int, stride: int, device: torch.device | None = None) -> Tensor:
     """How many of `grid` patches cover each position of an axis. Shape ((grid - 1) * stride + patch_size,)."""
-    return _fold(torch.ones(1, grid, 1, patch_size, 1, 1), stride)[0, :, 0, 0]
+    return _fold(torch.ones(1, grid, 1, patch_size, 1, 1, device=device), stride)[0, :, 0, 0]
 
 
 def unfold(x: Tensor, patch_size: int, stride: int) -> Tensor:
