@@ -193,6 +193,18 @@ def test_init_takes_the_tensors_that_fit(recipe: Recipe, tmp_path: Path, capsys:
     cards = [load_weights(tmp_path / run / "weights.safetensors")[1] for run in ("first", "second")]
     assert [card.steps for card in cards] == [1, 2]
     assert cards[1].seconds > cards[0].seconds
+    assert cards[1].hardware == cards[0].hardware, "one machine is named once"
+
+
+def test_a_card_names_every_machine(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, init in (("first", None), ("second", "first"), ("third", "second")):
+        weights = str(tmp_path / init / "weights.safetensors") if init else None
+        monkeypatch.setattr("synergic.train.describe", lambda _, name=name: f"machine {name[0]}")
+        own = replace(recipe, steps=2, validate_every=1, init=weights)
+        train(own, tmp_path / name, accelerator="cpu", max_seconds=0)
+        train(own, tmp_path / name, accelerator="cpu", resume=True)
+    card = load_weights(tmp_path / "third" / "weights.safetensors")[1]
+    assert card.hardware == "machine f; machine s; machine t"
 
 
 def test_learning_rate_by_hand(recipe: Recipe) -> None:

@@ -37,7 +37,7 @@ class Card:
     seconds: float
     """Wall-clock seconds of these steps."""
     hardware: str
-    """What it was trained on."""
+    """What it was trained on, first to last, that of the weights they started from included."""
     recipe: dict[str, Any]
     """The complete training recipe: seed, crop and batch size, learning rate and the rest."""
     scores: dict[str, float] = field(default_factory=dict)

@@ -213,6 +213,7 @@ def launch(accelerator: str, precision: str) -> Fabric:
         precision="bf16-mixed" if chosen == torch.bfloat16 else "32-true",
     )
     fabric.launch()
+    torch.backends.cudnn.benchmark = True  # crops are of one size: what is fastest for one is for all
     return fabric
 
 
@@ -324,8 +325,16 @@ def validate(network: SATNet, batches: list[Batch], fabric: Fabric) -> float:
     return sum(scores) / len(scores)
 
 
-COUNTS = {"step": int, "seconds": float, "earlier_steps": int, "earlier_seconds": float, "steps": int, "warm_from": int}
-"""What a state counts besides its tensors."""
+FACTS = {
+    "step": int,
+    "seconds": float,
+    "earlier_steps": int,
+    "earlier_seconds": float,
+    "earlier_hardware": str,
+    "steps": int,
+    "warm_from": int,
+}
+"""What a state knows besides its tensors."""
 
 
 class State:
@@ -340,11 +349,11 @@ class State:
             )
         torch.manual_seed(recipe.seed)
         self.network = SATNet(recipe.network)
-        self.earlier_steps, self.earlier_seconds = 0, 0.0  # behind the weights that the run started from
+        self.earlier_steps, self.earlier_seconds, self.earlier_hardware = 0, 0.0, ""  # behind what it started from
         if recipe.init is not None and not resume:
             card, fitting = start_from(self.network, recipe.init)
             fabric.print(fitting)
-            self.earlier_steps, self.earlier_seconds = card.steps, card.seconds
+            self.earlier_steps, self.earlier_seconds, self.earlier_hardware = card.steps, card.seconds, card.hardware
         self.network.to(fabric.device)
         ema = get_ema_multi_avg_fn(recipe.ema)
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True)
@@ -387,7 +396,7 @@ class State:
         tensors = {
             key: tensor.cpu().clone(memory_format=torch.contiguous_format) for key, tensor in self.tensors().items()
         }
-        save_tensors(self.path, tensors, {key: str(getattr(self, key)) for key in COUNTS})
+        save_tensors(self.path, tensors, {key: str(getattr(self, key)) for key in FACTS})
         self.write_row()
 
     def load(self) -> None:
@@ -407,7 +416,7 @@ class State:
     @torch.no_grad()
     def take(self, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
         """Become the state that these tensors hold."""
-        for key, kind in COUNTS.items():
+        for key, kind in FACTS.items():
             setattr(self, key, kind(metadata[key]))
         if self.steps != self.recipe.steps:  # another schedule: a rate that jumped up would throw the run back
             self.steps, self.warm_from = self.recipe.steps, self.step
@@ -456,9 +465,14 @@ class State:
             licence=self.recipe.licence,
             steps=self.earlier_steps + self.step,
             seconds=round(self.earlier_seconds + self.seconds, 1),
-            hardware=self.hardware,
+            hardware=joined(self.earlier_hardware, self.hardware),
             recipe=recipe,
         )
+
+
+def joined(earlier: str, own: str) -> str:
+    """What trained the weights first and what then, each named once."""
+    return "; ".join(dict.fromkeys([*earlier.split("; "), own])) if earlier else own
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
