@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from speed import satnet_flop
+from networks import convolutions_flop, eight_convolutions, satnet_flop
 from torch import Tensor, nn
 
 from synergic import Restorer
@@ -86,8 +86,7 @@ def training(batch: int, side: int, rounds: int) -> list[Row]:
     matrices = [parameter for parameter in net.blocks.parameters() if parameter.ndim > 1]
     optimizer = Muon(matrices, 1e-4, weight_decay=0.0)
     degraded, clean = torch.rand(2, batch, 1, side, side)
-    layers = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(8)))
-    layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layers = eight_convolutions()
     features = torch.rand(batch, 64, side // 2, side // 2).contiguous(memory_format=torch.channels_last)
     pictures = [np.random.default_rng(0).integers(0, 256, (512, 512, 1), np.uint8)]
     crops = Crops(pictures, GaussianNoise(), crop_size=side, batch_size=batch, seed=0)
@@ -109,7 +108,7 @@ def training(batch: int, side: int, rounds: int) -> list[Row]:
         data=lambda: crops[0],
     )
     ours = 3 * batch * satnet_flop(edition, side * side)
-    convolutions = 3 * 8 * 2 * 9 * 64 * 64 * features[:, 0].numel()
+    convolutions = 3 * convolutions_flop(features[:, 0].numel())
     floor = seconds["floor"] * ours / convolutions  # as long as convolutions would take for as many operations
     name = f"training step, {batch} x {side} x {side}"
     return [

@@ -20,6 +20,7 @@ from statistics import median
 from tempfile import mkdtemp
 from typing import Any
 
+import networks
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -46,9 +47,7 @@ PRECISION = pick_precision("auto", torch.device("cpu"))
 KIND = str(PRECISION).removeprefix("torch.")
 """What networks compute in: bfloat16 where the processor does."""
 CONVOLUTIONS = f"convolutions alone, {KIND}"
-WINDOW = 32
-"""Side of the windows where an edition has none."""
-PATCHES = replace(HALF, nonlocal_attention="patch", window=WINDOW, halo=8)
+PATCHES = replace(HALF, nonlocal_attention="patch", window=networks.WINDOW, halo=8)
 """The half edition with the paper's attention."""
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -69,7 +68,9 @@ class Contestant:
 
 def contestants() -> dict[str, Contestant]:
     """Ours, the same in the textbook's form, DnCNN, the classical ones."""
-    half, patches, basic, enhanced = (partial(satnet_flop, config) for config in (HALF, PATCHES, BASIC, ENHANCED))
+    half, patches, basic, enhanced = (
+        partial(networks.satnet_flop, config) for config in (HALF, PATCHES, BASIC, ENHANCED)
+    )
     measured = float("nan")
     return {
         "gray-denoise, through tiles": Contestant(restorer, half, measured),
@@ -82,9 +83,13 @@ def contestants() -> dict[str, Contestant]:
         "half edition, the paper's patches": Contestant(partial(network, PATCHES), patches),
         "half edition, the paper's patches, textbook form, float32": Contestant(partial(textbook, PATCHES), patches),
         "basic edition, textbook form, float32": Contestant(partial(textbook, BASIC), basic),
-        "DnCNN, float32": Contestant(partial(dncnn, torch.float32, torch.contiguous_format), dncnn_flop, 30.44),
-        f"DnCNN, {KIND}, channels-last": Contestant(partial(dncnn, PRECISION, torch.channels_last), dncnn_flop, 30.44),
-        CONVOLUTIONS: Contestant(convolutions, convolutions_flop),
+        "DnCNN, float32": Contestant(
+            partial(dncnn, torch.float32, torch.contiguous_format), networks.dncnn_flop, 30.44
+        ),
+        f"DnCNN, {KIND}, channels-last": Contestant(
+            partial(dncnn, PRECISION, torch.channels_last), networks.dncnn_flop, 30.44
+        ),
+        CONVOLUTIONS: Contestant(convolutions, lambda pixels: networks.convolutions_flop(pixels // 4)),
         **{name: Contestant(partial(classical, name), psnr=measured) for name in classical_methods()},
     }
 
@@ -151,7 +156,7 @@ def openvino() -> Run:
 
 def network(config: SATNetConfig) -> Run:
     """A network with its initial weights, attention in windows."""
-    return run_of(SATNet(replace(config, window=config.window or WINDOW)), PRECISION)
+    return run_of(SATNet(replace(config, window=config.window or networks.WINDOW)), PRECISION)
 
 
 def textbook(config: SATNetConfig) -> Run:
@@ -178,19 +183,15 @@ def textbook_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def dncnn(precision: torch.dtype, memory_format: torch.memory_format) -> Run:
-    """DnCNN's shape (K. Zhang et al., IEEE TIP 2017): 17 layers of 64 channels, BatchNorm; random weights."""
-    layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, padding=1), nn.ReLU()]
-    for _ in range(15):
-        layers += [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    net = nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1))
+    """DnCNN with random weights."""
+    net = networks.dncnn()
     net.to(memory_format=memory_format)  # type: ignore[call-overload]
     return run_of(net, precision)
 
 
 def convolutions() -> Run:
-    """What the hardware gives: eight 64-channel convolutions at half resolution, nothing between them."""
-    net = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(8))).to(PRECISION)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """What the hardware gives, at half resolution."""
+    net = networks.eight_convolutions().to(PRECISION)
 
     def run(picture: np.ndarray) -> np.ndarray:
         x = torch.zeros(1, 64, picture.shape[0] // 2, picture.shape[1] // 2, dtype=PRECISION)
@@ -216,26 +217,6 @@ def run_of(net: nn.Module, precision: torch.dtype) -> Run:
         return restored[0, 0].float().numpy()[..., None]
 
     return run
-
-
-def satnet_flop(config: SATNetConfig, pixels: int) -> float:
-    """Convolutions, and attention's two products in its plain form over windows with their halo."""
-    positions = pixels / config.downscale**2
-    weights = sum(m.weight.numel() for m in SATNet(config).modules() if isinstance(m, nn.Conv2d))
-    size, stride, key_stride = config.patches
-    keys = min(positions, ((config.window or WINDOW) + 2 * config.halo) ** 2) / key_stride**2
-    attention = config.blocks * 4 * positions / stride**2 * keys * size**2 * config.embedding
-    return 2 * weights * positions + attention
-
-
-def dncnn_flop(pixels: int) -> float:
-    """15 convolutions of 64 to 64 channels, one from 1 and one to 1."""
-    return 2 * 9 * (15 * 64 * 64 + 2 * 64) * pixels
-
-
-def convolutions_flop(pixels: int) -> float:
-    """Eight at a quarter of the pixels."""
-    return 8 * 2 * 9 * 64 * 64 * pixels / 4
 
 
 @torch.inference_mode()

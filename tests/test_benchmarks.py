@@ -37,3 +37,15 @@ def test_floor_writes_its_figures(tmp_path: Path) -> None:
         least, most = (0, 1) if "its batch" in row["name"] else (0.1, 1e3)
         assert least < row["times_floor"] < most
     assert (tmp_path / "floor.md").read_text().count("\n") == 9
+
+
+def test_accelerator_writes_its_figures(tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--small", "--rounds", "1", "-o", str(tmp_path)]
+    subprocess.run([sys.executable, str(SPEED.with_name("accelerator.py")), *options], check=True)
+    rows = {row["name"]: row for row in json.loads((tmp_path / "accelerator.json").read_text())["rows"]}
+    assert len(rows) == 16
+    for row in rows.values():
+        assert 1e-6 < row["tflops"] < 10
+    half = rows["half edition, 64 x 64"]
+    assert half["mpx_per_second"] == pytest.approx(64**2 / half["ms"] / 1e3)
+    assert "| DnCNN, 64 x 64 |" in (tmp_path / "accelerator.md").read_text()

@@ -1,0 +1,44 @@
+"""Networks that are raced, and how many operations they take."""
+
+import torch
+from torch import nn
+
+from synergic.network import SATNet, SATNetConfig
+
+WINDOW = 32
+"""Side of the windows where an edition has none."""
+
+
+def dncnn() -> nn.Sequential:
+    """DnCNN's shape (K. Zhang et al., IEEE TIP 2017): 17 layers of 64 channels, BatchNorm; random weights."""
+    layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, padding=1), nn.ReLU()]
+    for _ in range(15):
+        layers += [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1))
+
+
+def eight_convolutions() -> nn.Sequential:
+    """What the hardware gives: 64-channel convolutions with nothing between them, channels-last."""
+    net = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(8)))
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net
+
+
+def satnet_flop(config: SATNetConfig, pixels: int) -> float:
+    """Convolutions, and attention's two products in its plain form over windows with their halo."""
+    positions = pixels / config.downscale**2
+    weights = sum(m.weight.numel() for m in SATNet(config).modules() if isinstance(m, nn.Conv2d))
+    size, stride, key_stride = config.patches
+    keys = min(positions, ((config.window or WINDOW) + 2 * config.halo) ** 2) / key_stride**2
+    attention = config.blocks * 4 * positions / stride**2 * keys * size**2 * config.embedding
+    return 2 * weights * positions + attention
+
+
+def dncnn_flop(pixels: int) -> float:
+    """15 convolutions of 64 to 64 channels, one from 1 and one to 1."""
+    return 2 * 9 * (15 * 64 * 64 + 2 * 64) * pixels
+
+
+def convolutions_flop(positions: int) -> float:
+    """Of `eight_convolutions` on so many positions."""
+    return 8 * 2 * 9 * 64 * 64 * positions
