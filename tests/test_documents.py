@@ -60,6 +60,7 @@ PARSED = {
     "any_requests": "",  # it needs schemathesis, which only uv fetches
     "speed": "test_benchmarks",
     "floor": "test_benchmarks",
+    "accelerator": "test_benchmarks",
 }
 """Long scripts, and the tests that run their short forms."""
 

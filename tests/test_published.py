@@ -103,7 +103,7 @@ def test_a_jpeg_does_not_get_worse(photo: Restorer) -> None:
     assert psnr(photo(compressed), COLOUR) > psnr(compressed, COLOUR)
 
 
-@pytest.mark.parametrize(("quality", "before", "after"), [(10, 27.52, 29.21), (40, 31.72, 33.35)])
+@pytest.mark.parametrize(("quality", "before", "after"), [(10, 27.52, 29.38), (40, 31.72, 33.51)])
 def test_gray_jpeg(quality: int, before: float, after: float) -> None:
     compressed = compress_jpeg(GRAY, quality)
     assert psnr(compressed, GRAY) == pytest.approx(before, abs=0.01)
@@ -111,7 +111,7 @@ def test_gray_jpeg(quality: int, before: float, after: float) -> None:
     assert psnr(restored, GRAY) == pytest.approx(after, abs=0.03)
 
 
-@pytest.mark.parametrize(("subsampling", "before", "after"), [(False, 30.37, 31.99), (True, 30.01, 31.57)])
+@pytest.mark.parametrize(("subsampling", "before", "after"), [(False, 30.37, 32.39), (True, 30.01, 31.97)])
 def test_color_jpeg(subsampling: bool, before: float, after: float) -> None:
     compressed = compress_jpeg(COLOUR, 20, subsampling=subsampling)
     assert psnr(compressed, COLOUR) == pytest.approx(before, abs=0.01)
