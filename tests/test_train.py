@@ -2,6 +2,7 @@ import csv
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -211,6 +212,29 @@ def test_learning_rate_by_hand(recipe: Recipe) -> None:
     trapezoid = replace(recipe, steps=100, warmup=10, cooldown=0.4, learning_rate=1.0)
     rates = [learning_rate(trapezoid, step) for step in (0, 4, 9, 60, 80, 100)]
     assert rates == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0])
+
+
+def test_the_learning_rate_falls_with_time_where_a_run_has_seconds(recipe: Recipe) -> None:
+    lent = replace(recipe, steps=100, seconds=50.0, warmup=1, cooldown=0.4, learning_rate=1.0)
+    rates = [
+        learning_rate(lent, step, seconds=seconds) for step, seconds in ((9, 20), (9, 40), (90, 40), (9, 50), (9, 60))
+    ]
+    assert rates == pytest.approx([1, 0.5, 0.25, 0, 0])
+
+
+def test_a_run_ends_with_its_seconds(recipe: Recipe, tmp_path: Path) -> None:
+    lent = replace(recipe, steps=10**6, seconds=4.0, warmup=1, cooldown=1.0, validate_every=1)
+    begun = time.monotonic()
+    train(lent, tmp_path, accelerator="cpu", max_seconds=2.0)
+    train(lent, tmp_path, accelerator="cpu", resume=True)
+    assert time.monotonic() - begun < 60
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    rates = [float(row["learning_rate"]) / recipe.learning_rate for row in rows]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 0 and rates[-1] == 0
+    assert float(rows[-1]["seconds"]) >= 4.0
+    assert sum(rate == 0 for rate in rates) == 1, "the step after the time is over is the last"
 
 
 def test_a_lengthened_run_warms_up_again(recipe: Recipe, tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ class Recipe:
     """Their licence, for the weights' card."""
     steps: int
     """Length of the run."""
+    seconds: float | None = None
+    """Its length where a machine is lent for a time: the learning rate then falls with the time, and the run ends with
+    it or with its steps, whichever comes first."""
     scales: tuple[float, ...] = (1.0,)
     """Every picture is trained and validated on at each of these sizes, as often at one as at another; smaller ones are
     sharper from pixel to pixel."""
@@ -154,9 +157,9 @@ def train(
 ) -> None:
     """Train into the folder `run`: weights.safetensors (the moving average), state.safetensors, log.csv, events.
 
-    Stops after `recipe.steps`, or once `max_seconds` have passed. `resume` goes on from the saved state, bit for bit
-    as if it had never stopped. A loss that is not finite raises SynergicError; the last good state stays on disk.
-    Under torchrun all its processes train together, each on its share of every batch.
+    Stops after `recipe.steps` or `recipe.seconds`, or once `max_seconds` have passed. `resume` goes on from the saved
+    state, bit for bit as if it had never stopped. A loss that is not finite raises SynergicError; the last good state
+    stays on disk. Under torchrun all its processes train together, each on its share of every batch.
     """
     fabric = launch(accelerator, precision)
     check_parts(recipe, fabric.world_size)
@@ -166,8 +169,12 @@ def train(
     begun = saved = time.monotonic()
     losses = []
     for batch in training:
+        seconds = state.seconds + time.monotonic() - saved
+        if recipe.seconds is not None:
+            seconds = fabric.broadcast(seconds)  # one clock for all processes
+        rate = learning_rate(recipe, state.step, state.warm_from, seconds)
         for group in chain.from_iterable(optimizer.param_groups for optimizer in state.optimizers):
-            group["lr"] = learning_rate(recipe, state.step, state.warm_from)
+            group["lr"] = rate
         loss = torch.zeros((), device=fabric.device)
         for part, (degraded, clean, strength) in enumerate(parts(fabric.to_device(batch), recipe.accumulate), 1):
             with fabric.no_backward_sync(state.model, enabled=part < recipe.accumulate):
@@ -188,16 +195,18 @@ def train(
         state.step += 1
         losses.append(loss)
 
+        over = progress(recipe, state.step, seconds) >= 1
         out_of_time = max_seconds is not None and fabric.broadcast(time.monotonic() - begun >= max_seconds)
-        if state.step % recipe.validate_every == 0 or state.step == recipe.steps or out_of_time:
+        if state.step % recipe.validate_every == 0 or over or out_of_time:
             state.log(
+                learning_rate=rate,
                 loss=mean_over_processes(torch.stack(losses).mean(), fabric),
                 steps_per_second=len(losses) / (time.monotonic() - saved),
                 validation_psnr=validate(state.averaged, validation, fabric),
             )
             state.save(seconds=time.monotonic() - saved)
             saved, losses = time.monotonic(), []
-        if out_of_time:
+        if over or out_of_time:
             break
 
 
@@ -239,11 +248,16 @@ def mean_over_processes(value: Tensor, fabric: Fabric) -> float:
     return mean.item()
 
 
-def learning_rate(recipe: Recipe, step: int, warm_from: int = 0) -> float:
+def progress(recipe: Recipe, step: int, seconds: float) -> float:
+    """How much of a run is over: of its steps or of its seconds, whichever is more."""
+    return max(step / recipe.steps, seconds / recipe.seconds if recipe.seconds else 0.0)
+
+
+def learning_rate(recipe: Recipe, step: int, warm_from: int = 0, seconds: float = 0.0) -> float:
     """Linear warm-up from step `warm_from` on, constant, then linear to zero over the last `cooldown` of the run."""
     rising = (step - warm_from + 1) / recipe.warmup
-    falling = (recipe.steps - step) / (recipe.cooldown * recipe.steps)
-    return recipe.learning_rate * min(1.0, rising, falling)
+    falling = (1 - progress(recipe, step, seconds)) / recipe.cooldown
+    return recipe.learning_rate * max(0.0, min(1.0, rising, falling))
 
 
 def optimizers(network: SATNet, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -436,11 +450,7 @@ class State:
 
     def log(self, **values: float) -> None:
         """Print the figures of this step; `save` writes them, so that the log never runs ahead of the state."""
-        self.row = {
-            "step": self.step,
-            "learning_rate": learning_rate(self.recipe, self.step - 1, self.warm_from),
-            **values,
-        }
+        self.row = {"step": self.step, **values}
         self.fabric.print("  ".join(f"{key} {value:.6g}" for key, value in self.row.items()))
 
     def write_row(self) -> None:
