@@ -125,6 +125,22 @@ def test_gaussian_noise_draws_sigma_and_hides_it() -> None:
     assert 10 <= min(known) < 11 and 29 < max(known) < 30 and np.mean(known) == pytest.approx(20, abs=1.2)
 
 
+def test_a_share_of_gaussian_noise_ends_at_black_and_white() -> None:
+    clean = torch.tensor([0.0, 1.0]).repeat(50).expand(1, 8, -1)
+    clipped, told = 0, []
+    for seed in range(400):
+        beyond, known = GaussianNoise(20, 20)(clean, seeded(seed))
+        degraded, strength = GaussianNoise(20, 20, clipped=0.3)(clean, seeded(seed))
+        told.append(strength == known)
+        if torch.equal(degraded, beyond):
+            continue
+        clipped += 1
+        assert torch.equal(degraded * 255, (degraded * 255).round()) and 0 <= degraded.min() < degraded.max() <= 1
+        assert (degraded - beyond.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-6
+    assert clipped / 400 == pytest.approx(0.3, abs=0.06)
+    assert all(told), "the strength and the noise are drawn as without"
+
+
 # ---- JPEG
 
 

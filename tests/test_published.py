@@ -31,7 +31,7 @@ def photo() -> Restorer:
 
 
 @pytest.mark.parametrize(
-    ("sigma", "told", "figure"), [(15, True, 32.10), (25, True, 29.88), (50, True, 27.08), (25, False, 29.88)]
+    ("sigma", "told", "figure"), [(15, True, 32.22), (25, True, 29.96), (50, True, 27.15), (25, False, 29.96)]
 )
 def test_gray_denoise(denoiser: Restorer, sigma: float, told: bool, figure: float) -> None:
     noisy = add_gaussian_noise(to_tensor(GRAY), sigma, Generator().manual_seed(0)).permute(1, 2, 0).numpy()
@@ -39,7 +39,7 @@ def test_gray_denoise(denoiser: Restorer, sigma: float, told: bool, figure: floa
     assert psnr(to_uint8(to_tensor(restored)), GRAY) == pytest.approx(figure, abs=0.03)
 
 
-@pytest.mark.parametrize(("sigma", "figure", "channel_by_channel"), [(15, 35.51, 33.81), (50, 30.08, 28.26)])
+@pytest.mark.parametrize(("sigma", "figure", "channel_by_channel"), [(15, 35.57, 33.87), (50, 30.15, 28.26)])
 def test_color_denoise(denoiser: Restorer, sigma: float, figure: float, channel_by_channel: float) -> None:
     noisy = add_gaussian_noise(to_tensor(COLOUR), sigma, Generator().manual_seed(0)).permute(1, 2, 0).numpy()
     color_denoiser = Restorer.from_pretrained("color-denoise", device="cpu")
@@ -53,7 +53,7 @@ def test_gray_stored_as_rgb_is_restored_as_gray(channels: int) -> None:
     noisy = to_uint8(add_gaussian_noise(to_tensor(GRAY), 25, Generator().manual_seed(0)))
     picture = Picture(np.repeat(noisy, channels, 2), None, {}, None)
     restorer = Options(sigma=25, device="cpu").restorer(picture)
-    assert psnr(restorer(picture.pixels, sigma=25)[..., :1], GRAY) == pytest.approx(29.41, abs=0.03)
+    assert psnr(restorer(picture.pixels, sigma=25)[..., :1], GRAY) == pytest.approx(29.14, abs=0.03)
 
 
 def test_photo_removes_camera_noise(photo: Restorer) -> None:

@@ -34,6 +34,11 @@ def add_jpeg_artifacts(clean: Tensor, quality: int, subsampling: bool = False) -
     return torch.from_numpy(compress_jpeg(pixels, quality, subsampling=subsampling)).permute(2, 0, 1) / 255
 
 
+def in_8_bits(picture: Tensor) -> Tensor:
+    """As a file keeps it: clipped to [0, 1], rounded to 255 steps."""
+    return picture.clamp(0, 1).mul(255).round() / 255
+
+
 def uniform(low: float, high: float, generator: Generator, skew: float = 1.0) -> float:
     """One draw from [low, high); a skew over 1 draws low numbers more often, by the power of a uniform share."""
     return low + (high - low) * torch.rand((), generator=generator).item() ** skew
@@ -54,13 +59,19 @@ class GaussianNoise:
     """Greatest standard deviation, 0-255 scale."""
     skew: float = 1.0
     """1 draws sigma uniformly; more draws low levels more often (the power of a uniform number)."""
+    clipped: float = 0.0
+    """Share of pictures whose noise ends at black and white, as in a file of 8 bits; else it goes beyond, as in the
+    field's tables."""
     blind: float = 0.25
     """Share of pictures whose strength is hidden from the network."""
 
     def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
         sigma = uniform(self.sigma_min, self.sigma_max, generator, self.skew)
         degraded = add_gaussian_noise(clean, sigma, generator)
-        return degraded, hidden(sigma / 255, self.blind, generator)
+        strength = hidden(sigma / 255, self.blind, generator)
+        if uniform(0, 1, generator) < self.clipped:
+            degraded = in_8_bits(degraded)
+        return degraded, strength
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,7 @@ class CameraNoise:
         degraded = clean
         if uniform(0, 1, generator) >= self.clean:
             degraded = self.add_sensor_noise(clean, generator)
-        degraded = degraded.clamp(0, 1).mul(255).round() / 255
+        degraded = in_8_bits(degraded)
         if uniform(0, 1, generator) < self.jpeg:
             quality = int(uniform(self.quality_min, 101, generator))
             degraded = add_jpeg_artifacts(degraded, quality, subsampling=uniform(0, 1, generator) < 0.5)
