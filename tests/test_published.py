@@ -31,7 +31,7 @@ def photo() -> Restorer:
 
 
 @pytest.mark.parametrize(
-    ("sigma", "told", "figure"), [(15, True, 32.22), (25, True, 29.96), (50, True, 27.15), (25, False, 29.96)]
+    ("sigma", "told", "figure"), [(15, True, 32.15), (25, True, 29.91), (50, True, 27.11), (25, False, 29.91)]
 )
 def test_gray_denoise(denoiser: Restorer, sigma: float, told: bool, figure: float) -> None:
     noisy = add_gaussian_noise(to_tensor(GRAY), sigma, Generator().manual_seed(0)).permute(1, 2, 0).numpy()
@@ -53,7 +53,7 @@ def test_gray_stored_as_rgb_is_restored_as_gray(channels: int) -> None:
     noisy = to_uint8(add_gaussian_noise(to_tensor(GRAY), 25, Generator().manual_seed(0)))
     picture = Picture(np.repeat(noisy, channels, 2), None, {}, None)
     restorer = Options(sigma=25, device="cpu").restorer(picture)
-    assert psnr(restorer(picture.pixels, sigma=25)[..., :1], GRAY) == pytest.approx(29.14, abs=0.03)
+    assert psnr(restorer(picture.pixels, sigma=25)[..., :1], GRAY) == pytest.approx(29.79, abs=0.03)
 
 
 def test_photo_removes_camera_noise(photo: Restorer) -> None:
