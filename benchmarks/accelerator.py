@@ -19,10 +19,11 @@ from networks import convolutions_flop, dncnn, dncnn_flop, eight_convolutions, s
 from torch import Tensor, nn
 
 from synergic import Restorer
-from synergic.attention import attend, patch_attention
+from synergic.attention import patch_attention
+from synergic.cells import attend_cells
 from synergic.hardware import describe, pick_device
 from synergic.network import BASIC, HALF, QUERIES_AT_ONCE, SATNet, SATNetConfig, fold_batch_norm
-from synergic.patches import fold, pad_to_grid, unfold
+from synergic.patches import pad_to_grid
 from synergic.train import log_mse
 
 Row = dict[str, Any]
@@ -74,20 +75,16 @@ def peaks(bench: Bench, size: int, side: int) -> None:
 
 
 def attention(bench: Bench, side: int) -> None:
-    """Patches of 7 at stride 4 on a whole map, in our form and in the plain one, by how many queries at once."""
+    """Patches of 7 at stride 4 on a whole map, as a device has them and by cells, by how many queries at once."""
     q, k, v = (torch.randn(1, side, side, 16, device=bench.device, dtype=torch.bfloat16) for _ in range(3))
     flop = 4 * (side // 4) ** 4 * 7 * 7 * 16
 
-    def plain(chunk: int) -> Tensor:
-        queries = unfold(pad_to_grid(q * 0.02, 7, 4), 7, 4)
-        keys, values = (unfold(pad_to_grid(x, 7, 4), 7, 4).flatten(3).flatten(1, 2) for x in (k, v))
-        attended = attend(queries.flatten(3).flatten(1, 2), keys, values, None, chunk)
-        return fold(attended.view(queries.shape), 4)
+    queries, keys, values = (pad_to_grid(x, 7, 4) for x in (q * 0.02, k, v))
 
     for chunk in (QUERIES_AT_ONCE, 8 * QUERIES_AT_ONCE):
         name = f"attention of a {side} x {side} map, {chunk} queries at once"
         bench.measure(name, partial(patch_attention, q, k, v, scale=0.02, chunk=chunk), flop)
-        bench.measure(f"{name}, plain form", partial(plain, chunk), flop)
+        bench.measure(f"{name}, by cells", partial(attend_cells, queries, keys, values, 7, 4, chunk=chunk), flop)
 
 
 def network(bench: Bench, net: nn.Module, name: str, flop: Callable[[int], float], side: int, compiled: bool) -> None:

@@ -19,7 +19,7 @@ import pytest
 from conftest import save
 from synergic import cli
 from synergic.batch import Options, plan_jobs, restore_files
-from synergic.cluster import FOLDER, check_address, check_that_it_answers, is_loopback
+from synergic.cluster import FOLDER, check_address, check_that_it_answers, is_loopback, short_folder
 from synergic.errors import SynergicError
 from synergic.files import own_folder
 
@@ -46,7 +46,7 @@ def test_a_killed_run_and_a_killed_worker_change_nothing(
 ) -> None:
     """A run on a Ray of its own is killed in the middle, and taken up by two workers of a cluster that runs already, of
     which one is killed: every file, byte for byte as one process writes it; nothing else stays."""
-    before = Path("/tmp/ray").exists()  # where Ray would put its files
+    before = (short_folder() / "ray").exists()  # where Ray would put its files
     for i in range(FILES):
         save(tmp_path / "in" / f"{i % 2}" / f"{i}.png", random.integers(0, 256, (200, 200, 3), np.uint8))
     (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
@@ -92,7 +92,7 @@ def test_a_killed_run_and_a_killed_worker_change_nothing(
     with own_folder(FOLDER, own.parent):  # as the next Ray of its own begins
         pass
     assert not own.exists(), "what the killed run left"
-    assert Path("/tmp/ray").exists() == before
+    assert (short_folder() / "ray").exists() == before
 
     (tmp_path / "in" / "broken.png").unlink()
     again = subprocess.run(command, capture_output=True, cwd=tmp_path, text=True, check=True)
