@@ -35,15 +35,17 @@ from synergic.degradations import add_gaussian_noise
 from synergic.engine import OnnxRestorer
 from synergic.export import export
 from synergic.figures import COLORS, new_figure, save_figure
-from synergic.hardware import describe, pick_precision
+from synergic.hardware import describe, gains_from_nnpack, pick_precision
 from synergic.images import from_float
 from synergic.metrics import psnr
 from synergic.network import BASIC, ENHANCED, HALF, NonLocalAttention, SATNet, SATNetConfig
+from synergic.nnpack import use_nnpack
 
 SIGMA = 25
 SLOW = 20.0
 """Seconds a picture beyond which a contestant sits the larger sizes out."""
 PRECISION = pick_precision("auto", torch.device("cpu"))
+BY_NNPACK = gains_from_nnpack(torch.device("cpu"), PRECISION)
 KIND = str(PRECISION).removeprefix("torch.")
 """What networks compute in: bfloat16 where the processor does."""
 CONVOLUTIONS = f"convolutions alone, {KIND}"
@@ -89,6 +91,7 @@ def contestants() -> dict[str, Contestant]:
         f"DnCNN, {KIND}, channels-last": Contestant(
             partial(dncnn, PRECISION, torch.channels_last), networks.dncnn_flop, 30.44
         ),
+        **({"DnCNN, float32, NNPACK": Contestant(dncnn_by_nnpack, networks.dncnn_flop, 30.44)} if BY_NNPACK else {}),
         CONVOLUTIONS: Contestant(convolutions, lambda pixels: networks.convolutions_flop(pixels // 4)),
         **{name: Contestant(partial(classical, name), psnr=measured) for name in classical_methods()},
     }
@@ -187,6 +190,13 @@ def dncnn(precision: torch.dtype, memory_format: torch.memory_format) -> Run:
     net = networks.dncnn()
     net.to(memory_format=memory_format)  # type: ignore[call-overload]
     return run_of(net, precision)
+
+
+def dncnn_by_nnpack() -> Run:
+    """The same, convolving as our network does on a processor without bfloat16."""
+    net = networks.dncnn()
+    use_nnpack(net)
+    return run_of(net, torch.float32)
 
 
 def convolutions() -> Run:

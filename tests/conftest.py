@@ -104,6 +104,12 @@ def random() -> np.random.Generator:
 
 
 @pytest.fixture
+def no_nnpack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN convolves whatever the processor prefers: NNPACK's rounding depends on where its tiles fall."""
+    monkeypatch.setattr("synergic.restore.gains_from_nnpack", lambda *_: False)
+
+
+@pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stand-in for the Hub: what is uploaded lies in the layout of its cache, and nothing else is reachable."""
     from huggingface_hub import HfApi, constants

@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "synergic"
 FLOORS = [
     {"errors"},
     {"files", "formats", "stores", "tags", "interruptions"},
-    {"metadata", "patches", "cells"},
+    {"metadata", "patches", "cells", "nnpack"},
     {"images", "card", "attention", "config", "hardware", "muon", "guard"},
     {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations", "engine"},

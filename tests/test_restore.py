@@ -2,7 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,7 @@ def test_ensemble_is_the_mean_of_eight_views(make_weights: MakeWeights, random: 
     np.testing.assert_allclose(batch[0, 0], np.mean(views, 0), atol=1e-6)
 
 
+@pytest.mark.usefixtures("no_nnpack")
 def test_tiles_agree_with_the_whole_picture(make_weights: MakeWeights, random: np.random.Generator) -> None:
     """Without attention and gates a network sees 8 pixels around each: inside the overlap, so tiles are exact."""
     path = make_weights(local_attention=False, nonlocal_attention=None)
@@ -318,15 +319,16 @@ def test_tensor_keeps_gradients_and_batches(make_weights: MakeWeights) -> None:
 
 
 def test_bfloat16_is_close_to_float32(make_weights: MakeWeights, random: np.random.Generator) -> None:
-    restorer = restorer_of(make_weights())
-    image = random.random((40, 40), np.float32)
-    rough = replace(restorer, precision=torch.bfloat16)(image)
-    assert 0 < np.abs(rough - restorer(image)).max() < 0.02
+    path, image = make_weights(), random.random((40, 40), np.float32)
+    rough = Restorer.from_pretrained(path, device="cpu", precision="bfloat16")(image)
+    assert 0 < np.abs(rough - restorer_of(path)(image)).max() < 0.02
 
 
 def test_the_memory_of_the_machine_chooses_the_tile(make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2**28 < total_memory(torch.device("cpu")) < 2**45
     for memory, side in ((2**31, 384), (2**32, 768), (2**35, 1280)):
         monkeypatch.setattr("synergic.restore.total_memory", lambda _, memory=memory: memory)
-        assert Restorer.from_pretrained(make_weights(), device="cpu").tile_size == side
-        assert Restorer.from_pretrained(make_weights(), device="cpu", tile_size=256).tile_size == 256
+        made = partial(Restorer.from_pretrained, make_weights(), device="cpu")
+        assert made(precision="bfloat16").tile_size == side
+        assert made(precision="float32").tile_size == min(side, 768)
+        assert made(tile_size=256).tile_size == 256

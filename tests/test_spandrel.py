@@ -18,6 +18,7 @@ from synergic.weights import save_state_dict, save_weights
 MakeWeights = Callable[..., Path]
 
 
+@pytest.mark.usefixtures("no_nnpack")
 @pytest.mark.parametrize(
     ("colors", "changes"),
     [

@@ -98,4 +98,5 @@ def test_progress_counts_every_tile() -> None:
 
 @pytest.mark.parametrize(("gigabytes", "side"), [(1, 384), (2.9, 384), (3, 768), (8, 768), (12, 1280), (96, 1280)])
 def test_tiles_are_as_large_as_memory_allows(gigabytes: float, side: int) -> None:
-    assert tile_size_for(int(gigabytes * 2**30)) == side
+    assert tile_size_for(int(gigabytes * 2**30), itemsize=2) == side
+    assert tile_size_for(int(gigabytes * 2**30), itemsize=4) == min(side, 768)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from synergic.card import Card, told_strength
 from synergic.errors import SynergicError
-from synergic.hardware import pick_device, pick_precision, total_memory
+from synergic.hardware import gains_from_nnpack, pick_device, pick_precision, total_memory
 from synergic.network import SATNet, fold_batch_norm, settle_gates
+from synergic.nnpack import use_nnpack
 from synergic.tiling import TILE_SIZE, Function, Progress, check_tile_size, restore_picture, tile_size_for
 from synergic.weights import load_weights
 
@@ -46,10 +47,13 @@ class Restorer:
         """
         network, card = load_weights(name_or_path)
         chosen = pick_device(device)
+        picked = pick_precision(precision, chosen)
         network = fold_batch_norm(network).to(chosen)
-        tile_size = tile_size_for(total_memory(chosen)) if tile_size is None else tile_size
+        if gains_from_nnpack(chosen, picked):
+            use_nnpack(network)
+        tile_size = tile_size_for(total_memory(chosen), picked.itemsize) if tile_size is None else tile_size
         check_tile_size(tile_size)
-        return cls(network, card, chosen, pick_precision(precision, chosen), tile_size, ensemble)
+        return cls(network, card, chosen, picked, tile_size, ensemble)
 
     def __call__(
         self,
