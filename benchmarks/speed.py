@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from tempfile import mkdtemp
 from typing import Any
 
@@ -269,14 +269,14 @@ def race(pipes: dict[str, Connection], sizes: list[int], rounds: int) -> list[di
     return list(rows.values())
 
 
-def quality(pipe: Connection, data: Path) -> float:
+def quality(pipe: Connection, pictures: list[np.ndarray]) -> float:
     """Mean PSNR over the pictures at sigma 25, noise of seed 0, output clipped and rounded to 8 bit."""
     scores = []
-    for _, clean in read_folder(data, 1):
+    for clean in pictures:
         noisy = add_gaussian_noise(to_tensor(clean), SIGMA, Generator().manual_seed(0))
         restored = ask(pipe, np.ascontiguousarray(noisy.permute(1, 2, 0).numpy()))[0]
         scores.append(psnr(from_float(restored.reshape(clean.shape), np.uint8), clean))
-    return sum(scores) / len(scores)
+    return mean(scores)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -322,6 +322,7 @@ def draw(rows: list[dict[str, Any]], scores: dict[str, float], size: int, path: 
 
 def main(data: Path | None, out: Path, sizes: list[int], rounds: int, only: list[str] | None) -> None:
     """Race, measure quality, write."""
+    pictures = [] if data is None else [clean for _, clean in read_folder(data, 1)]
     wanted = [CONVOLUTIONS, *(only or [""])]
     entered = {name: who for name, who in contestants().items() if any(part in name for part in wanted)}
     context, pipes = get_context("spawn"), {}
@@ -338,8 +339,8 @@ def main(data: Path | None, out: Path, sizes: list[int], rounds: int, only: list
         if flop is not None:
             row["gflops"] = flop(pixels) / median(row["seconds"]) / 1e9
     scores = {name: contestant.psnr for name, contestant in entered.items() if contestant.psnr is not None}
-    if data is not None:
-        scores = {name: quality(pipes[name], data) if np.isnan(score) else score for name, score in scores.items()}
+    if pictures:
+        scores = {name: quality(pipes[name], pictures) if np.isnan(score) else score for name, score in scores.items()}
     for pipe in pipes.values():
         pipe.send(None)
     out.mkdir(parents=True, exist_ok=True)
