@@ -28,7 +28,7 @@ from skimage.data import camera
 from torch import Generator, Tensor, nn
 
 from synergic import Restorer
-from synergic.cli import keep_freed_memory
+from synergic.cli import keep_freed_memory, sleep_when_idle
 from synergic.compare import classical_methods
 from synergic.data import read_folder, to_tensor
 from synergic.degradations import add_gaussian_noise
@@ -325,6 +325,7 @@ def main(data: Path | None, out: Path, sizes: list[int], rounds: int, only: list
     pictures = [] if data is None else [clean for _, clean in read_folder(data, 1)]
     wanted = [CONVOLUTIONS, *(only or [""])]
     entered = {name: who for name, who in contestants().items() if any(part in name for part in wanted)}
+    sleep_when_idle()  # as the command does; processes begun from here on inherit it
     context, pipes = get_context("spawn"), {}
     for name in entered:
         pipes[name], theirs = context.Pipe()

@@ -62,6 +62,29 @@ def test_threads_keep_to_a_containers_share(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
+@pytest.mark.parametrize(
+    ("flags", "before", "policy"),
+    [
+        ("fpu avx2 fma", None, "PASSIVE"),
+        ("fpu avx2 fma", "ACTIVE", "ACTIVE"),
+        ("fpu avx2 fma avx512f", None, None),
+        ("fpu sse2", None, None),
+    ],
+)
+def test_threads_sleep_where_others_compute(
+    flags: str, before: str | None, policy: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if before is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", before)
+    cli.sleep_when_idle(tmp_path / "missing")
+    assert os.environ.get("OMP_WAIT_POLICY") == before
+    cli.sleep_when_idle(tmp_path / "cpuinfo")
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+
+
 def test_restore_one_file_end_to_end(tmp_path: Path, make_weights: MakeWeights, random: np.random.Generator) -> None:
     source = save(tmp_path / "a.png", random.integers(0, 256, (30, 20, 3), np.uint8))
     done = run("restore", source, "-o", tmp_path / "out", "--weights", make_weights(), "--json")

@@ -31,6 +31,7 @@ def main() -> None:
     signal."""
     keep_freed_memory()
     keep_to_quota()
+    sleep_when_idle()
     try:
         sys.exit(command(standalone_mode=False))
     except click.ClickException as error:
@@ -71,6 +72,17 @@ def keep_to_quota(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
         return
     if cores < (os.cpu_count() or 1):
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+
+
+def sleep_when_idle(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    """Let OpenMP's threads sleep where NNPACK convolves (`gains_from_nnpack` in hardware.py), which has its own: those
+    that wait in loops keep the cores from them, for a tenth of the time. Left alone where OMP_WAIT_POLICY is set."""
+    try:
+        flags = set(cpuinfo.read_text().split())
+    except OSError:
+        return
+    if "avx2" in flags and "avx512f" not in flags:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def fail(message: str) -> None:
