@@ -120,6 +120,7 @@ OUT_OF_MEMORY = [
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     RuntimeError("MPS backend out of memory (MPS allocated: 5.83 GB, other allocations: 2.71 GB)"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("posix_memalign failed:Cannot allocate memory (12)"),
     RuntimeError("could not create a primitive"),
     MemoryError(),
 ]
