@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from synergic.card import published_weights
+from synergic.card import Card, published_weights
+from synergic.hardware import PRECISIONS
 from synergic.network import SATNet, count_parameters
 from synergic.weights import read_header
 
@@ -36,7 +37,9 @@ def page() -> str:
     results = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))}
     words = next(iter(results["gray-denoise"]["reports"].values()))["protocol"]
     config, card = read_header(published_weights()["gray-denoise"])
-    protocol = card.protocol.replace(f"attention windows {config.window}", "attention in the windows below")
+    protocol = card.protocol.replace(
+        f"attention windows {config.window}, {precision(card)}", "windows and precision below"
+    )
     parts = [INTRODUCTION.format(protocol=protocol, ssim=words["ssim"], literature=literature["note"])]
     parts += [machine_row(name, results[name]) for name in results]
     for table in literature["tables"]:
@@ -50,10 +53,15 @@ def machine_row(name: str, result: dict[str, Any]) -> str:
     """One row of the first table."""
     config, card = read_header(published_weights()[name])
     training = f"{card.steps:,} steps, {card.seconds / 3600:.1f} h on {card.hardware}"
-    speed = f"{result['seconds_per_megapixel']:.1f} ({result['hardware']})"
+    speed = f"{result['seconds_per_megapixel']:.1f} ({result['hardware']}, {precision(card)})"
     compared = f"patches of {config.patch_size}" if config.nonlocal_attention == "patch" else "pixels"
     attention = f"{compared}, windows of {config.window}"
     return f"| `{name}` | {count_parameters(SATNet(config)):,} | {attention} | {speed} | {training} |\n"
+
+
+def precision(card: Card) -> str:
+    """What the scores on a card were computed in: the processor's own."""
+    return next(name for name in PRECISIONS if f", {name};" in card.protocol)
 
 
 def comparison(table: dict[str, Any], reports: dict[str, Any]) -> str:
