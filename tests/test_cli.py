@@ -39,6 +39,13 @@ def test_help_imports_nothing_heavy(name: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+def set_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str | None) -> None:
+    """An environment variable for one test; None: it is not set."""
+    monkeypatch.delenv(name, raising=False)
+    if value is not None:
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize(
     ("quota", "before", "threads"),
     [
@@ -53,9 +60,7 @@ def test_threads_keep_to_a_containers_share(
 ) -> None:
     (tmp_path / "cpu.max").write_text(quota + "\n")
     monkeypatch.setattr("os.cpu_count", lambda: 64)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if before is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", before)
+    set_variable(monkeypatch, "OMP_NUM_THREADS", before)
     cli.keep_to_quota(tmp_path / "cpu.max")
     assert os.environ.get("OMP_NUM_THREADS") == threads
     cli.keep_to_quota(tmp_path / "missing")
@@ -75,9 +80,7 @@ def test_threads_sleep_where_others_compute(
     flags: str, before: str | None, policy: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if before is not None:
-        monkeypatch.setenv("OMP_WAIT_POLICY", before)
+    set_variable(monkeypatch, "OMP_WAIT_POLICY", before)
     cli.sleep_when_idle(tmp_path / "missing")
     assert os.environ.get("OMP_WAIT_POLICY") == before
     cli.sleep_when_idle(tmp_path / "cpuinfo")

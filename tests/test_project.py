@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
-    {"files", "formats", "stores", "tags", "interruptions"},
+    {"files", "formats", "stores", "tags", "interruptions", "processor"},
     {"metadata", "patches", "cells", "nnpack"},
     {"images", "card", "attention", "config", "hardware", "muon", "guard"},
     {"network", "metrics", "tiling", "figures"},

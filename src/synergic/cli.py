@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synergic.errors import SynergicError
+from synergic.processor import CPUINFO, cpu_flags
 
 if TYPE_CHECKING:
     from synergic.batch import Job, Options
@@ -74,13 +75,10 @@ def keep_to_quota(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
 
 
-def sleep_when_idle(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+def sleep_when_idle(cpuinfo: Path = CPUINFO) -> None:
     """Let OpenMP's threads sleep where NNPACK convolves (`gains_from_nnpack` in hardware.py), which has its own: those
     that wait in loops keep the cores from them, for a tenth of the time. Left alone where OMP_WAIT_POLICY is set."""
-    try:
-        flags = set(cpuinfo.read_text().split())
-    except OSError:
-        return
+    flags = cpu_flags(cpuinfo)
     if "avx2" in flags and "avx512f" not in flags:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from synergic.errors import SynergicError
+from synergic.processor import cpu_flags, cpu_information
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -64,20 +65,6 @@ def total_memory(device: torch.device) -> int:
         return min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):  # no container, or "max"
         return installed
-
-
-def cpu_flags() -> set[str]:
-    """The processor's feature flags, as Linux lists them; empty elsewhere."""
-    return set(cpu_information("flags").split()) | set(cpu_information("Features").split())
-
-
-def cpu_information(key: str) -> str:
-    """What Linux says of the first processor under `key`, such as "model name"; nothing elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
 
 
 def describe(device: torch.device) -> str:
