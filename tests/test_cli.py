@@ -88,6 +88,16 @@ def test_threads_sleep_where_others_compute(
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
 
 
+@pytest.mark.parametrize(("before", "level"), [(None, "ERROR"), ("INFO", "INFO")])
+def test_warnings_that_help_nobody_are_kept_back(
+    before: str | None, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_variable(monkeypatch, "TORCH_CPP_LOG_LEVEL", before)
+    cli.quieten()
+    assert os.environ.get("TORCH_CPP_LOG_LEVEL") == level
+    monkeypatch.delenv("TORCH_CPP_LOG_LEVEL", raising=False)
+
+
 def test_restore_one_file_end_to_end(tmp_path: Path, make_weights: MakeWeights, random: np.random.Generator) -> None:
     source = save(tmp_path / "a.png", random.integers(0, 256, (30, 20, 3), np.uint8))
     done = run("restore", source, "-o", tmp_path / "out", "--weights", make_weights(), "--json")

@@ -1,6 +1,9 @@
 """3x3 convolutions by NNPACK, where PyTorch has it: the same numbers, and chosen where they are the faster ones."""
 
+import subprocess
+import sys
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +58,33 @@ def test_a_network_restores_alike_and_has_the_same_gradients(weights: str) -> No
     assert (results[0][0] - results[1][0]).abs().max() < 1e-5
     for first, second in zip(*results, strict=True):
         assert (first - second).norm() < 1e-3 * first.norm()  # some ReLU lets through what another does not
+
+
+APPLY = """
+import sys, torch
+convolution = torch.load(sys.argv[1], weights_only=False)
+print(convolution(torch.ones(1, 2, 9, 9)).mean().item())
+"""
+
+
+@NNPACK
+def test_a_process_that_unpickles_one_convolves_too(tmp_path: Path) -> None:
+    """PyTorch starts NNPACK in a process that asks for it: in others, all its convolutions fail."""
+    torch.manual_seed(0)
+    convolution = NNPACKConv2d(nn.Conv2d(2, 8, 3, padding=1))
+    torch.save(convolution, tmp_path / "convolution.pt")
+    arguments = [sys.executable, "-c", APPLY, str(tmp_path / "convolution.pt")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(convolution(torch.ones(1, 2, 9, 9)).mean().item(), abs=1e-6)
+
+
+def test_a_machine_without_nnpack_convolves_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    convolution, x = nn.Conv2d(2, 8, 3, padding=1), torch.rand(1, 2, 9, 9)
+    brought = NNPACKConv2d(convolution)
+    monkeypatch.setattr(torch.backends.nnpack, "is_available", lambda: False)
+    assert torch.equal(brought(x), convolution(x))
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def main() -> None:
     keep_freed_memory()
     keep_to_quota()
     sleep_when_idle()
+    quieten()
     try:
         sys.exit(command(standalone_mode=False))
     except click.ClickException as error:
@@ -81,6 +82,12 @@ def sleep_when_idle(cpuinfo: Path = CPUINFO) -> None:
     flags = cpu_flags(cpuinfo)
     if "avx2" in flags and "avx512f" not in flags:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def quieten() -> None:
+    """Keep PyTorch's own warnings from the terminal, such as that NNPACK does not know a virtual machine's processor:
+    there is nothing to be done about them. Left alone where TORCH_CPP_LOG_LEVEL is set."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def fail(message: str) -> None:

@@ -6,13 +6,15 @@ networks", CVPR 2016). PyTorch contains it, and by itself prefers oneDNN, which 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class NNPACKConv2d(nn.Module):
     """A 3x3 convolution in float32 on a CPU, padded by 1, with the parameters of another.
 
-    Maps lie in memory as N C H W, which is the one layout that NNPACK knows; others are copied.
+    Maps lie in memory as N C H W, which is the one layout that NNPACK knows; others are copied. Where it has been
+    brought to a machine without NNPACK, it convolves as ever.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -20,6 +22,8 @@ class NNPACKConv2d(nn.Module):
         self.weight, self.bias = convolution.weight, convolution.bias
 
     def forward(self, x: Tensor) -> Tensor:  # N C H W -> N C' H W
+        if not torch.backends.nnpack.is_available():  # to ask is also what starts NNPACK, once in every process
+            return F.conv2d(x, self.weight, self.bias, padding=1)
         return torch._nnpack_spatial_convolution(x, self.weight, self.bias, padding=1)
 
 
