@@ -20,6 +20,7 @@ import synergic.train as module
 from conftest import save, tiny_recipe
 from synergic import Restorer, SynergicError
 from synergic.degradations import JPEG, GaussianNoise
+from synergic.hardware import training_layout
 from synergic.images import read_pixels
 from synergic.train import Recipe, charbonnier, learning_rate, log_mse, read_pictures, read_recipe, train
 from synergic.weights import load_weights
@@ -50,6 +51,32 @@ def test_resuming_is_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
         assert whole.keys() == parts.keys()
         assert [key for key in whole if not torch.equal(whole[key], parts[key])] == [], name
     assert len(whole) > 20
+
+
+def test_maps_lie_in_memory_as_is_fastest_and_steps_are_the_same(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, losses = [], []
+
+    def watched(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        losses.append(loss := charbonnier(restored, clean))
+        return loss
+
+    def look(convolution: torch.nn.Module, _: object, made: torch.Tensor) -> None:
+        if isinstance(convolution, torch.nn.Conv2d) and convolution.weight.shape[2:] == (3, 3):
+            seen.append((convolution.weight.is_contiguous(), made.is_contiguous()))
+
+    monkeypatch.setitem(module.LOSSES, recipe.loss, watched)
+    for capability, plain in (("AVX2", True), ("AVX512", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        with torch.nn.modules.module.register_module_forward_hook(look):
+            train(recipe, tmp_path / capability, accelerator="cpu", precision="float32")
+        assert set(seen) == {(plain, plain)}
+        seen.clear()
+    one, other = torch.stack(losses).view(2, recipe.steps)
+    assert (one - other).abs().max() < 1e-5 * one.max()
+    assert training_layout(torch.device("cuda"), torch.float32) == torch.channels_last
+    assert training_layout(torch.device("cpu"), torch.bfloat16) == torch.channels_last
 
 
 def test_a_time_limit_counts_over_validations(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ class SATNet(nn.Module):
         scale = self.config.downscale
         padded = F.pad(degraded, (0, -width % scale, 0, -height % scale), mode="replicate")
         planes = F.pixel_unshuffle(padded, scale)  # N C*s*s H/s W/s
-        features = self.head(self._with_strength(planes, strength).contiguous(memory_format=torch.channels_last))
+        features = self.head(self._with_strength(planes, strength))
         residual = self.tail(self.blocks(features))
         return degraded + F.pixel_shuffle(residual, scale)[..., :height, :width]
 

@@ -27,7 +27,7 @@ from synergic.data import Batch, Crops, read_folder, read_pairs, scaled, to_uint
 from synergic.degradations import JPEG, CameraNoise, GaussianNoise
 from synergic.errors import SynergicError
 from synergic.files import remove_unfinished
-from synergic.hardware import describe, pick_device, pick_precision
+from synergic.hardware import describe, pick_device, pick_precision, training_layout
 from synergic.metrics import psnr
 from synergic.muon import Muon
 from synergic.network import EDITIONS, SATNet, SATNetConfig, count_parameters
@@ -161,9 +161,11 @@ def train(
     state, bit for bit as if it had never stopped. A loss that is not finite raises SynergicError; the last good state
     stays on disk. Under torchrun all its processes train together, each on its share of every batch.
     """
-    fabric = launch(accelerator, precision)
+    device = pick_device(accelerator)
+    chosen = pick_precision(precision, device)
+    fabric = launch(accelerator, chosen)
     check_parts(recipe, fabric.world_size)
-    state = State(recipe, run, fabric, resume)
+    state = State(recipe, run, fabric, resume, training_layout(device, chosen))
     training, validation = training_batches(recipe, state.step, fabric), validation_batches(recipe)
     fabric.print(f"{recipe.name}: {count_parameters(state.network):,} parameters, {state.hardware}")
     begun = saved = time.monotonic()
@@ -210,16 +212,15 @@ def train(
             break
 
 
-def launch(accelerator: str, precision: str) -> Fabric:
+def launch(accelerator: str, precision: torch.dtype) -> Fabric:
     """Devices, precision and processes: one process, or those that torchrun has started, on one machine or more."""
-    chosen = pick_precision(precision, pick_device(accelerator))
     processes, here = (int(os.environ.get(key, "1")) for key in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     fabric = Fabric(
         accelerator=accelerator,
         strategy="ddp" if processes > 1 else "auto",
         devices=here,
         num_nodes=processes // here,
-        precision="bf16-mixed" if chosen == torch.bfloat16 else "32-true",
+        precision="bf16-mixed" if precision == torch.bfloat16 else "32-true",
     )
     fabric.launch()
     torch.backends.cudnn.benchmark = True  # crops are of one size: what is fastest for one is for all
@@ -354,7 +355,7 @@ FACTS = {
 class State:
     """What a run holds between two steps, and its files."""
 
-    def __init__(self, recipe: Recipe, run: Path, fabric: Fabric, resume: bool) -> None:
+    def __init__(self, recipe: Recipe, run: Path, fabric: Fabric, resume: bool, layout: torch.memory_format) -> None:
         self.recipe, self.run, self.path, self.fabric = recipe, run, run / "state.safetensors", fabric
         remove_unfinished(run)
         if self.path.exists() and not resume:
@@ -368,7 +369,7 @@ class State:
             card, fitting = start_from(self.network, recipe.init)
             fabric.print(fitting)
             self.earlier_steps, self.earlier_seconds, self.earlier_hardware = card.steps, card.seconds, card.hardware
-        self.network.to(fabric.device)
+        self.network.to(fabric.device, memory_format=layout)  # type: ignore[call-overload]
         ema = get_ema_multi_avg_fn(recipe.ema)
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True)
         self.model, *self.optimizers = fabric.setup(self.network, *optimizers(self.network, recipe))
