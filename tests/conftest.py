@@ -24,7 +24,8 @@ from synergic.interruptions import SIGNALS
 from synergic.network import SATNet, SATNetConfig
 from synergic.weights import save_weights
 
-torch.set_num_threads(1)  # the tensors of the tests are small
+os.environ["OMP_NUM_THREADS"] = "1"  # the tensors of the tests are small: here, and in processes that tests start
+torch.set_num_threads(1)
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -164,10 +165,10 @@ def tiny_recipe(folder: Path, **changes: object) -> Path:
     """The recipe of a tiny run, and its pictures (random blocks), in a folder. changes: of its keys; `network` and
     `degradation` add to theirs."""
     draw = np.random.default_rng(0)
-    for kind, count in (("train", 3), ("val", 2)):
+    for kind, count, side in (("train", 3, 20), ("val", 2, 5)):  # a validation looks at 64 crops
         (folder / kind).mkdir()
         for i in range(count):
-            blocks = draw.integers(0, 256, (20, 20), np.uint8).repeat(8, 0).repeat(8, 1)
+            blocks = draw.integers(0, 256, (side, side), np.uint8).repeat(8, 0).repeat(8, 1)
             Image.fromarray(blocks).save(folder / kind / f"{i}.png")  # forks come after: no libvips
     tables: dict[str, dict[str, object]] = {
         "network": {"conditioned": True, "channels": 8, "blocks": 1, "depth": 1, "embedding": 4},

@@ -18,6 +18,7 @@ from tiles import degrade, psnr, restore, seams, strips, widened
 
 MakeWeights = Callable[..., Path]
 CROP = np.ascontiguousarray(astronaut()[:140, 200:340])
+STRIP = CROP[:72]
 NATIVE = pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="without native bfloat16 nobody is given it")
 
 
@@ -30,7 +31,7 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "picture"), [("photo", CROP), ("gray-denoise", CROP[..., :1])], ids=["photo", "gray-denoise"]
+    ("name", "picture"), [("photo", STRIP), ("gray-denoise", STRIP[..., :1])], ids=["photo", "gray-denoise"]
 )
 def test_twenty_times_the_same_bytes(name: str, picture: np.ndarray) -> None:
     restorer = Restorer.from_pretrained(name, device="cpu", tile_size=128)
@@ -55,7 +56,7 @@ def test_thread_counts_agree_to_one_level(name: str, precision: str, threads: No
     answers = []
     for count in (1, 2, 3, 5):
         torch.set_num_threads(count)
-        answers.append(restorer(CROP).astype(int))
+        answers.append(restorer(STRIP).astype(int))
     assert max(np.abs(answer - answers[0]).max() for answer in answers) <= 1
 
 

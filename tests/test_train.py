@@ -22,7 +22,16 @@ from synergic import Restorer, SynergicError
 from synergic.degradations import JPEG, GaussianNoise
 from synergic.hardware import training_layout
 from synergic.images import read_pixels
-from synergic.train import Recipe, charbonnier, learning_rate, log_mse, read_pictures, read_recipe, train
+from synergic.train import (
+    Recipe,
+    charbonnier,
+    learning_rate,
+    log_mse,
+    read_pictures,
+    read_recipe,
+    train,
+    validation_batches,
+)
 from synergic.weights import load_weights
 
 Capture = pytest.CaptureFixture[str]
@@ -77,6 +86,15 @@ def test_maps_lie_in_memory_as_is_fastest_and_steps_are_the_same(
     assert (one - other).abs().max() < 1e-5 * one.max()
     assert training_layout(torch.device("cuda"), torch.float32) == torch.channels_last
     assert training_layout(torch.device("cpu"), torch.bfloat16) == torch.channels_last
+
+
+def test_validation_pictures_may_be_smaller_than_its_crops(recipe: Recipe, tmp_path: Path) -> None:
+    shapes = {tuple(clean.shape) for _, clean, _ in validation_batches(recipe)}
+    assert shapes == {(8, 1, 40, 40)}
+    save(recipe.validation / "wide.png", np.zeros((30, 200, 1), np.uint8))
+    assert {tuple(clean.shape) for _, clean, _ in validation_batches(recipe)} == {(8, 1, 30, 30)}
+    shapes = {tuple(clean.shape) for _, clean, _ in validation_batches(replace(recipe, validation=recipe.pictures))}
+    assert shapes == {(8, 1, 128, 128)}
 
 
 def test_a_time_limit_counts_over_validations(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,8 +313,9 @@ def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Ba
 
 
 def validation_batches(recipe: Recipe, crop_size: int = 128, batch_size: int = 8, batches: int = 8) -> list[Batch]:
-    """The same few batches in every run: seed 0, whatever the recipe's."""
+    """The same few batches in every run: seed 0, whatever the recipe's. Pictures may be smaller than a crop."""
     pictures = read_pictures(recipe.validation, recipe, recipe.validation_pairs)
+    crop_size = min(crop_size, *(length for pixels in pictures for length in pixels.shape[:2]))
     crops = Crops(pictures, recipe.degradation, crop_size=crop_size, batch_size=batch_size, seed=0)
     return [crops[step] for step in range(batches)]
 
