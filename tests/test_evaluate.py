@@ -37,6 +37,19 @@ def test_gaussian_noise_by_hand(tmp_path: Path, clean: np.ndarray, make_weights:
     assert blind["psnr"] != report["psnr"]
 
 
+def test_noise_in_a_file_is_clipped_and_rounded(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights) -> None:
+    restorer = restorer_of(make_weights())
+    report = evaluate(restorer, Protocol(tmp_path / "clean", sigma=50, clipped=True, seed=3))
+    noisy = add_gaussian_noise(to_tensor(clean), 50, torch.Generator().manual_seed(3))
+    assert noisy.min() < 0 and noisy.max() > 1
+    kept = to_uint8(noisy)
+    restored = to_uint8(restorer.tensor(to_tensor(kept)[None], sigma=50)[0])
+    assert report["psnr"] == pytest.approx(psnr(restored, clean))
+    assert report["degraded_psnr"] == pytest.approx(psnr(kept, clean))
+    words = "white Gaussian noise, sigma 50, clipped to [0, 1], rounded to 8 bit, seed 3 per picture"
+    assert report["protocol"]["degradation"] == words
+
+
 def test_ensemble(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights) -> None:
     ensemble = Restorer.from_pretrained(make_weights(), device="cpu", precision="float32", ensemble=True)
     report = evaluate(ensemble, Protocol(tmp_path / "clean", sigma=15))
@@ -131,6 +144,8 @@ def test_colour_pictures_for_gray_networks(tmp_path: Path, make_weights: MakeWei
 def test_exactly_one_degradation(tmp_path: Path) -> None:
     with pytest.raises(SynergicError, match="expected one of sigma, quality, pairs, got sigma and quality"):
         Protocol(tmp_path, sigma=1, quality=1)
+    with pytest.raises(SynergicError, match="clipped: expected it with sigma, got it with quality"):
+        Protocol(tmp_path, quality=1, clipped=True)
 
 
 @pytest.mark.parametrize(("sigma", "figure"), [(15, 24.61), (25, 20.17), (50, 14.15)])

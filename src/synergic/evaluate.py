@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from synergic.data import matlab_luma, read_folder, to_colors, to_tensor, to_uint8
-from synergic.degradations import add_gaussian_noise, add_jpeg_artifacts
+from synergic.degradations import add_gaussian_noise, add_jpeg_artifacts, in_8_bits
 from synergic.errors import SynergicError
 from synergic.files import check_free, write_text
 from synergic.images import Picture, encode_png, find_pictures, write_picture
@@ -36,6 +36,8 @@ class Protocol:
     """Folder of clean pictures."""
     sigma: float | None = None
     """White Gaussian noise, 0-255 scale; float32, neither clipped nor rounded before the network."""
+    clipped: bool = False
+    """But this noise is, as in a file: clipped to [0, 1] and rounded to 8 bit."""
     quality: int | None = None
     """JPEG quality, 1-100."""
     pairs: Path | None = None
@@ -51,6 +53,8 @@ class Protocol:
         given = [name for name in ("sigma", "quality", "pairs") if getattr(self, name) is not None]
         if len(given) != 1:
             raise SynergicError(f"evaluate: expected one of sigma, quality, pairs, got {' and '.join(given) or 'none'}")
+        if self.clipped and self.sigma is None:
+            raise SynergicError(f"clipped: expected it with sigma, got it with {given[0]}; leave it out")
 
     def identities(self) -> set[object]:
         """Of every picture that is read, see `stores.identity`."""
@@ -79,15 +83,15 @@ class Protocol:
     def degrade(self, clean: Tensor) -> Tensor:
         """The synthetic degradation. C H W -> C H W."""
         if self.sigma is not None:
-            return add_gaussian_noise(clean, self.sigma, Generator().manual_seed(self.seed))
+            noisy = add_gaussian_noise(clean, self.sigma, Generator().manual_seed(self.seed))
+            return in_8_bits(noisy) if self.clipped else noisy
         assert self.quality is not None
         return add_jpeg_artifacts(clean, self.quality)
 
     def describe(self, restorer: Restorer) -> dict[str, Any]:
         """The protocol in words, to stand beside every figure."""
-        kinds = {
-            "sigma": f"white Gaussian noise, sigma {self.sigma}, float32, not clipped, seed {self.seed} per picture"
-        }
+        held = "clipped to [0, 1], rounded to 8 bit" if self.clipped else "float32, not clipped"
+        kinds = {"sigma": f"white Gaussian noise, sigma {self.sigma}, {held}, seed {self.seed} per picture"}
         kinds["quality"] = f"JPEG quality {self.quality}; gray networks: luma as MATLAB's rgb2ycbcr (16-235)"
         kinds["pairs"] = f"degraded pictures from {self.pairs}"
         given = next(name for name in kinds if getattr(self, name) is not None)
