@@ -71,6 +71,9 @@ def test_resume_takes_an_empty_output_for_none(folder: Path, make_weights: MakeW
     assert next(restore_files(jobs, options(make_weights())))["status"] == "failed", "unless asked it is left alone"
     assert next(restore_files(jobs, options(make_weights()), resume=True))["status"] == "restored"
     assert read_pixels(out / "a.png").shape == (20, 24, 3)
+    (out / "broken.png").touch()
+    (broken,) = restore_files(plan_jobs([folder / "broken.png"], out), options(make_weights()), resume=True)
+    assert broken["status"] == "failed", "an empty output is no other run's"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="rights")
@@ -87,6 +90,49 @@ def test_outputs_by_name(folder: Path) -> None:
     assert plan_jobs([folder / "a.png"], out / "x.tif") == [Job(folder / "a.png", out / "x.tif")]
     assert plan_jobs([folder / "a.png"], out) == [Job(folder / "a.png", out / "a.png")]
     assert [job.target for job in plan_jobs([folder / "deep", folder / "b.jpg"], out)] == [out / "a.png", out / "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "message"),
+    [
+        (["a.png"], "x.HEIC", r"x\.HEIC: expected a name ending in one of \.jfif .* \.webp, got the name of a picture"),
+        (["."], "x.heic", r"x\.heic: expected a folder for several pictures, got the name of a picture"),
+        (["."], "x.png", r"x\.png: expected a folder for several pictures, got the name of a picture"),
+        (["a.png", "b.jpg"], "x.png", "expected a folder for several pictures"),
+    ],
+)
+def test_an_output_that_cannot_be_what_its_name_says_is_refused(
+    folder: Path, inputs: list[str], output: str, message: str
+) -> None:
+    given, out = [folder / name for name in inputs], folder.parent / output
+    with pytest.raises(SynergicError, match=message):
+        plan_jobs(given, out)
+    out.mkdir()  # a folder of this name is one
+    assert {job.target.parents[len(job.target.relative_to(out).parts) - 1] for job in plan_jobs(given, out)} == {out}
+    assert plan_jobs(given, out.with_name("scans.v2"))[0].target == out.with_name("scans.v2") / "a.png"
+
+
+def test_jpeg_weights_that_take_no_quality_restore_a_jpeg(folder: Path, make_weights: MakeWeights) -> None:
+    for conditioned in (True, False):
+        weights = make_weights("jpeg", 3, conditioned)
+        (result,) = restore_files(plan_jobs([folder / "b.jpg"], folder.parent / str(conditioned)), options(weights))
+        assert result["status"] == "restored"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"device": "tpu"}, "device: expected one that this machine has, got 'tpu'"),
+        ({"tile_size": 5}, "tile size: expected at least 128, got 5"),
+        ({"precision": "int4"}, "precision: expected auto, float32 or bfloat16, got 'int4'"),
+    ],
+)
+def test_what_no_picture_could_be_restored_with_is_refused_first(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SynergicError, match=message):
+        Options(**changes).check()
+    unasked = Options()
+    unasked.check()
+    assert not unasked.loaded, "a run that finds all done loads nothing"
 
 
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JFIF"])

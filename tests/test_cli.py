@@ -148,6 +148,8 @@ def test_what_cannot_come_along_is_one_line_and_exit_code_0(
         (["restore", "", "-o", "out"], "'': expected a path or a URL, got an empty name; the current folder is ."),
         (["restore", "x.png", "-o", ""], "'': expected a path or a URL, got an empty name"),
         (["restore", "x.png", "-o", "out", "--shard", "3/2"], "--shard: expected I/N with I from 1 to N, got"),
+        (["restore", "x.png", "-o", "out", "--shard", "²/3"], "--shard: expected I/N with I from 1 to N, got"),
+        (["restore", "x.png", "-o", "out", "--max-pixels", "0"], "0 is not in the range x>=1"),
         (["restore", "x", "-o", "o", "--resume", "--overwrite"], "--overwrite and --resume: expected one of them"),
         (["restore", "x", "-o", "o", "--task", "cook"], "'cook' is not one of"),
         (["fly"], "No such command 'fly'"),
@@ -206,6 +208,19 @@ def test_evaluate_writes_the_contract(
     assert len(other["images"]) == 1
     assert other["images"][0]["degraded_psnr"] != result["images"][0]["degraded_psnr"]
     assert other["protocol"]["strength"] == "unknown to the network"
+
+
+def test_a_report_of_equal_pictures_is_json_too(
+    tmp_path: Path, make_weights: MakeWeights, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their PSNR is infinite, which JSON does not know."""
+    save(tmp_path / "clean" / "black.png", np.zeros((32, 32, 1), np.uint8))
+    folder, report = tmp_path / "clean", tmp_path / "report.json"
+    asked = ("--weights", make_weights(), "--data", folder, "--pairs", folder, "--json", report)
+    code, out, _ = call(capsys, monkeypatch, "evaluate", *asked)
+    assert code == 0 and "degraded inf dB" in out
+    read = json.loads(report.read_text(), parse_constant=pytest.fail)
+    assert read["degraded_psnr"] is None and read["images"][0]["degraded_psnr"] is None
 
 
 def test_a_report_replaces_nothing_but_a_report(

@@ -137,6 +137,7 @@ def test_a_gray_blind_model_restores_channel_by_channel(tmp_path: Path, random: 
     np.testing.assert_allclose(restorer(image), wanted, atol=1e-5)
     with pytest.raises(SynergicError, match="sigma: gray .denoise. works without"):
         restorer(image, sigma=25)
+    assert not restorer.conditioned
 
 
 def test_a_package_is_what_darktable_reads(packaged: tuple[Path, Path]) -> None:

@@ -250,6 +250,16 @@ def test_orientation_references(layout: str) -> None:
             "TIFF cannot hold float64 pixels; convert them to uint8",
         ),
         (
+            "a.webp",
+            Picture(np.zeros((1, 16384, 3), np.uint8), None, {}, None),
+            "a.webp: WebP cannot hold sides of 16,384 pixels; write PNG or TIFF or JPEG instead",
+        ),
+        (
+            "a.jpg",
+            Picture(np.zeros((65501, 1, 1), np.uint8), None, {}, None),
+            "a.jpg: JPEG cannot hold sides of 65,501 pixels; write PNG or TIFF instead",
+        ),
+        (
             "a.gif",
             picture(),
             "expected a name ending in one of .jfif .jpe .jpeg .jpg .png .tif .tiff .webp, got '.gif'",

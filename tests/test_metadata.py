@@ -322,6 +322,17 @@ def test_what_follows_a_jpeg_is_told(tmp_path: Path) -> None:
     assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film or a gain map)",)
 
 
+def test_content_credentials_are_told(tmp_path: Path) -> None:
+    """They are signed for the picture as it was."""
+    Image.fromarray(RGB).save(tmp_path / "in.jpg")
+    whole, box = (tmp_path / "in.jpg").read_bytes(), b"JP\0\1\0\0\0\1jumb c2pa"
+    (tmp_path / "in.jpg").write_bytes(whole[:2] + struct.pack(">HH", 0xFFEB, len(box) + 2) + box + whole[2:])
+    (tmp_path / "in.png").write_bytes(png(RGB, chunk(b"caBX", box)))
+    for suffix in (".jpg", ".png"):
+        told = ("content credentials (C2PA), which hold for the picture as it was",)
+        assert said(tmp_path / f"in{suffix}") == told
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
 def test_damaged_exif_is_told_and_none_made_up(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(RGB).save(tmp_path / f"in{suffix}", exif=b"Exif\0\0garbage")

@@ -18,6 +18,7 @@ from synergic.files import remove_unfinished, rights
 from synergic.images import (
     MAX_PIXELS,
     READABLE,
+    UNWRITABLE,
     WRITABLE,
     Picture,
     check_writable,
@@ -71,9 +72,9 @@ class Options:
             raise SynergicError(f"strength: expected 0 to 1, got {self.strength}")
         if self.engine == "onnx" and self.weights is None:
             raise SynergicError("engine onnx: expected --weights with a model from `synergic export`, got none")
-        task = self.asked_task()
-        if self.weights is not None or task is not None:
-            name = self.weights or weights_for(task, colors=3)  # type: ignore[arg-type]
+        task, machine = self.asked_task(), (self.device, self.precision, self.tile_size)
+        if self.weights is not None or task is not None or machine != ("auto", "auto", None):
+            name = self.weights or weights_for(task or "photo", colors=3)
             self.load(name).told_strength(self.sigma, self.quality)
 
     def asked_task(self) -> Task | None:
@@ -110,8 +111,8 @@ class Options:
         return Restorer.from_pretrained
 
     def quality_for(self, picture: Picture, restorer: "Restorer") -> int | None:
-        """The quality given, or for JPEG weights the one that the file's own tables say."""
-        if self.quality is not None or restorer.card.task != "jpeg":
+        """The quality given, or for JPEG weights that take one, what the file's own tables say."""
+        if self.quality is not None or restorer.card.task != "jpeg" or not restorer.conditioned:
             return self.quality
         return picture.jpeg_quality
 
@@ -134,7 +135,8 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
     """One job per picture. `output` is a file if it has a picture's suffix and the input is one file; else a folder,
     in which the folders of the input are mirrored. Shard (i, n) is every n-th job from the i-th on, i from 1.
 
-    What lies in an output folder inside the input is no input. Raises SynergicError for an output that is an input.
+    What lies in an output folder inside the input is no input. Raises SynergicError for an output that is an input, and
+    for one with the name of a picture that it could not be.
     """
     found = find_pictures(inputs, apart=output)
     if not found:
@@ -143,7 +145,11 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
         raise SynergicError(
             f"{inputs[0]}: expected pictures ({', '.join(sorted(WRITABLE))}), found none; check the path"
         )
-    single = len(inputs) == 1 and inputs[0].is_file() and output.suffix.lower() in WRITABLE and not output.is_dir()
+    single = len(inputs) == 1 and inputs[0].is_file()
+    if not output.is_dir() and output.suffix.lower() in (UNWRITABLE if single else UNWRITABLE | WRITABLE):
+        wanted = f"a name ending in one of {' '.join(sorted(WRITABLE))}" if single else "a folder for several pictures"
+        raise SynergicError(f"{output}: expected {wanted}, got the name of a picture; choose another -o")
+    single &= output.suffix.lower() in WRITABLE and not output.is_dir()
     jobs = [Job(source, output if single else output / relative) for source, relative in found]
     claimed: dict[Path, Path] = {}
     sources = {identity(source) for source, _ in found}
@@ -348,7 +354,7 @@ def attempt(work: Work, resume: bool, step: Callable[..., None], *arguments: Any
     try:
         step(*arguments)
     except SynergicError as error:
-        finished_elsewhere = resume and work.job.target.exists()
+        finished_elsewhere = resume and bool(size_of(work.job.target))
         work.result |= {"status": "skipped"} if finished_elsewhere else {"status": "failed", "error": str(error)}
     except OSError as error:
         name = work.job.source if error.filename is None else os.fsdecode(error.filename)

@@ -122,7 +122,7 @@ def command() -> None:
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns: slightly better, 8 times slower.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--resume", is_flag=True, help="Skip inputs whose output exists, whatever options made it.")
-@click.option("--max-pixels", type=int, help="Refuse larger pictures. [default: 500000000]")
+@click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger pictures. [default: 500000000]")
 @click.option("--shard", metavar="I/N", help="Only every N-th picture from the I-th on, I from 1.")
 @click.option(
     "--cluster", is_flag=False, flag_value="local", metavar="[HOST:PORT]", help="By workers of Ray, here or there."
@@ -207,7 +207,7 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     if text is None:
         return 1, 1
     index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise SynergicError(f"--shard: expected I/N with I from 1 to N, got {text!r}")
     return int(index), int(count)
 
@@ -300,7 +300,7 @@ def evaluate(
     **protocol: Any,
 ) -> None:
     """PSNR and SSIM on a folder of clean pictures, with the protocol beside the figures."""
-    from synergic.evaluate import Protocol, check_report, evaluate, is_report
+    from synergic.evaluate import Protocol, as_json, check_report, evaluate, is_report
     from synergic.files import write_text
     from synergic.restore import Restorer
 
@@ -317,7 +317,7 @@ def evaluate(
         f"degraded {result['degraded_psnr']:.3f} dB; restored {result['psnr']:.3f} dB, SSIM {result['ssim']:.4f}"
     )
     if report is not None:
-        write_text(report, json.dumps(result, indent=1), overwrite=overwrite or is_report(report))
+        write_text(report, as_json(result), overwrite=overwrite or is_report(report))
 
 
 @command.command()
@@ -359,7 +359,7 @@ def explain(
 def parse_place(text: str) -> tuple[int, int]:
     """ "X,Y" as (X, Y)."""
     x, _, y = text.partition(",")
-    if not (x.isdigit() and y.isdigit()):
+    if not (x.isdecimal() and y.isdecimal()):
         raise SynergicError(f"--at: expected X,Y in pixels, such as 120,80, got {text!r}")
     return int(x), int(y)
 
@@ -404,7 +404,7 @@ def compare(
     """The network beside classical methods on clean pictures: table, report, contact sheet with zoomed crops."""
     from synergic.card import weights_for
     from synergic.compare import colors_of, compare, draw_sheet, table
-    from synergic.evaluate import Protocol
+    from synergic.evaluate import Protocol, as_json
     from synergic.figures import check_figure
     from synergic.files import check_free, write_text
     from synergic.images import find_pictures
@@ -413,9 +413,9 @@ def compare(
     if (asked["sigma"] is None) == (asked["quality"] is None):
         raise SynergicError("compare: expected one of --sigma and --quality; pass how the pictures are to be degraded")
     check_folder(output)
-    sheet, as_json, as_text = (output / name for name in ("sheet.png", "report.json", "table.md"))
+    sheet, figures, text = (output / name for name in ("sheet.png", "report.json", "table.md"))
     check_figure(sheet, overwrite)
-    for path in (as_json, as_text):
+    for path in (figures, text):
         check_free(path, overwrite)
     protocol = Protocol(data, **asked)
     if name is None:
@@ -425,8 +425,8 @@ def compare(
     with progress_bar("result") as bar:
         report, places = compare(restorer, protocol, bar)
     lines = [f"{key}: {value}" for key, value in report["protocol"].items()]
-    write_text(as_json, json.dumps(report, indent=1), overwrite=overwrite)
-    write_text(as_text, "\n".join([table(report), "", *(f"- {line}" for line in lines), ""]), overwrite=overwrite)
+    write_text(figures, as_json(report), overwrite=overwrite)
+    write_text(text, "\n".join([table(report), "", *(f"- {line}" for line in lines), ""]), overwrite=overwrite)
     draw_sheet(report, places, sheet, overwrite=overwrite)
     click.echo("\n".join([*lines, table(report)]))
 

@@ -69,7 +69,12 @@ class OnnxRestorer:
 
     def told_strength(self, sigma: float | None, quality: int | None) -> float:
         """What the model is told, as `card.told_strength` says."""
-        return told_strength(self.card, self.model.plane is not None, sigma, quality)
+        return told_strength(self.card, self.conditioned, sigma, quality)
+
+    @property
+    def conditioned(self) -> bool:
+        """Does the model take a strength?"""
+        return self.model.plane is not None
 
     def _restore_tile(self, tile: np.ndarray, told: float) -> np.ndarray:
         """H W C float32 -> H W C float32. A colour model sees gray three times, and its answers are averaged."""

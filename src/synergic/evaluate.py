@@ -227,9 +227,14 @@ def write_page(path: Path, report: dict[str, Any], shown: Sequence[dict[str, str
     """One page that stands alone: the report and every picture (degraded, restored, clean: PNG in base64) inside it."""
     images = [image | {"pictures": pictures} for image, pictures in zip(report["images"], shown, strict=True)]
     title = f"{report['weights']} on {Path(report['protocol']['data']).name}"
-    text = json.dumps(finite(report | {"images": images, "title": title}))
+    text = as_json(report | {"images": images, "title": title})
     page = files("synergic").joinpath("report.html").read_text(encoding="utf-8")
     write_text(path, page.replace("{{report}}", text.replace("<", "\\u003c")), overwrite=True)
+
+
+def as_json(report: dict[str, Any]) -> str:
+    """A report as JSON, which knows no infinite numbers: null stands for the PSNR of what is equal."""
+    return json.dumps(finite(report), indent=1)
 
 
 def finite(value: Any) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 
 from synergic.errors import SynergicError
 
-__all__ = ["DTYPES", "EXIF", "FORMATS", "ICC", "JPEG", "LEAST_LOSSY", "LOSSY", "PNG", "READ", "TIFF", "WEBP", "WORDS"]
-__all__ += ["XMP", "Format", "choose_format"]
+__all__ = ["DTYPES", "EXIF", "FORMATS", "ICC", "JPEG", "LEAST_LOSSY", "LOSSY", "PNG", "READ", "TIFF", "UNWRITABLE"]
+__all__ += ["WEBP", "WORDS", "XMP", "Format", "choose_format"]
 
 ICC, EXIF, XMP = "icc-profile-data", "exif-data", "xmp-data"
 WORDS = {
@@ -46,15 +46,19 @@ class Format:
     """what metadata.py and tags.py write of it"""
     options: Mapping[str, Any]
     """of libvips' saver"""
+    longest: int = 2**31 - 1
+    """its longest side, in pixels"""
 
 
-JPEG = Format("JPEG", ("uint8",), False, (ICC, EXIF, XMP, "iptc-data"), ("jpeg-segments",), {"subsample_mode": "off"})
+JPEG = Format(
+    "JPEG", ("uint8",), False, (ICC, EXIF, XMP, "iptc-data"), ("jpeg-segments",), {"subsample_mode": "off"}, 65_500
+)
 LEAST_LOSSY, LOSSY = 95, 98
 """Quality of a JPEG that was one, at least, and of one that was not. At 95, 16 of 29 photographs of LIVE1 fall under
 42 dB by the compression alone, at 98 none."""
 PNG = Format("PNG", ("uint8", "uint16"), True, (ICC, EXIF), (XMP, "png-colour", "png-text"), {"filter": "all"})
 TIFF = Format("TIFF", ("uint8", "uint16", "float32"), True, (ICC, XMP), ("tiff-tags",), {"compression": "deflate"})
-WEBP = Format("WebP", ("uint8",), True, (ICC, EXIF, XMP), (), {"lossless": True, "exact": True})
+WEBP = Format("WebP", ("uint8",), True, (ICC, EXIF, XMP), (), {"lossless": True, "exact": True}, 16_383)
 # exact: colour under alpha 0 as well
 
 FORMATS = {".png": PNG, ".tif": TIFF, ".tiff": TIFF, ".webp": WEBP}
@@ -62,21 +66,30 @@ FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), JPEG)
 """By lower-case suffixes."""
 
 
-def choose_format(path: Path, dtype: str, alpha: bool) -> Format:
-    """The format that the suffix names; SynergicError if there is none, or it cannot hold such a picture."""
+UNWRITABLE = frozenset({".avif", ".bmp", ".dng", ".exr", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".psd"})
+"""Suffixes of other pictures: what has one is no folder's name."""
+
+
+def choose_format(path: Path, dtype: str, alpha: bool, side: int) -> Format:
+    """The format that the suffix names; SynergicError if there is none, or it cannot hold such a picture, whose longer
+    side is of so many pixels."""
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         known = " ".join(sorted(FORMATS))
         raise SynergicError(f"{path}: expected a name ending in one of {known}, got '{path.suffix}'; choose another")
     if dtype not in form.dtypes:
-        raise SynergicError(f"{path}: {form.name} cannot hold {dtype} pixels; {_formats_for(dtype, alpha)}")
+        raise SynergicError(f"{path}: {form.name} cannot hold {dtype} pixels; {_formats_for(dtype, alpha, side)}")
     if alpha and not form.alpha:
-        raise SynergicError(f"{path}: {form.name} cannot hold alpha; {_formats_for(dtype, alpha)}")
+        raise SynergicError(f"{path}: {form.name} cannot hold alpha; {_formats_for(dtype, alpha, side)}")
+    if side > form.longest:
+        instead = _formats_for(dtype, alpha, side)
+        raise SynergicError(f"{path}: {form.name} cannot hold sides of {side:,} pixels; {instead}")
     return form
 
 
-def _formats_for(dtype: str, alpha: bool) -> str:
-    able = [form for form in (PNG, TIFF, WEBP, JPEG) if dtype in form.dtypes and (form.alpha or not alpha)]
+def _formats_for(dtype: str, alpha: bool, side: int) -> str:
+    fitting = [form for form in (PNG, TIFF, WEBP, JPEG) if dtype in form.dtypes and side <= form.longest]
+    able = [form for form in fitting if form.alpha or not alpha]
     if not able:
         return f"convert them to {', '.join(DTYPES.values())}"
     return f"write {' or '.join(form.name for form in able)} instead"

@@ -31,6 +31,7 @@ from synergic.formats import (
     PNG,
     READ,
     TIFF,
+    UNWRITABLE,
     WEBP,
     WORDS,
     Format,
@@ -52,7 +53,16 @@ from synergic.metadata import (
 from synergic.stores import files_in
 from synergic.tags import INCH, Resolution, count_folders, rewrite_tags
 
-__all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "check_writable", "compress_jpeg", "encode_png"]
+__all__ = [
+    "MAX_PIXELS",
+    "READABLE",
+    "UNWRITABLE",
+    "WRITABLE",
+    "Picture",
+    "check_writable",
+    "compress_jpeg",
+    "encode_png",
+]
 __all__ += ["find_pictures", "from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
 
 pyvips.operation_block_set("VipsForeignLoad", True)  # no loader but these four, whatever a file says it is
@@ -385,7 +395,8 @@ def check_writable(path: Path, picture: Picture) -> None:
 
 
 def _format(path: Path, picture: Picture) -> Format:
-    return choose_format(path, str(picture.pixels.dtype), picture.alpha is not None)
+    side = max(picture.pixels.shape[:2])
+    return choose_format(path, str(picture.pixels.dtype), picture.alpha is not None, side)
 
 
 def _save(path: Path, picture: Picture, form: Format) -> None:

@@ -75,6 +75,9 @@ def upright_xmp(xmp: bytes) -> bytes:
     return _XMP_TURNED.sub(rb"\g<1>1", xmp)
 
 
+_CREDENTIALS = "content credentials (C2PA), which hold for the picture as it was"
+
+
 # ---- PNG
 
 _PNG_COLOUR = (b"cHRM", b"cICP", b"cLLI", b"gAMA", b"mDCV", b"sRGB")  # libvips carries none of them
@@ -101,6 +104,7 @@ def png_extras(path: Path) -> Extras:
     if colours:
         extras.metadata["png-colour"] = b"".join(colours[name] for name in _PNG_COLOUR if name in colours)
     extras.profile = b"iCCP" in found
+    extras.left_out += [_CREDENTIALS] if b"caBX" in found else []
     if texts:
         extras.metadata["png-text"] = b"".join(texts)
     if b"eXIf" in found:
@@ -120,7 +124,9 @@ def _png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
         size, total, pixels = os.fstat(file.fileno()).st_size, 0, False
         for name, start, length in _walk_png(file, path, size):
             pixels |= name == b"IDAT"
-            if name in (*_PNG_TEXT, b"eXIf", b"iCCP") or (name in _BEFORE_PIXELS and not pixels and length < 64):
+            if name in (*_PNG_TEXT, b"eXIf", b"iCCP", b"caBX") or (
+                name in _BEFORE_PIXELS and not pixels and length < 64
+            ):
                 total += length
                 if total > MOST_BYTES:
                     raise SynergicError(
@@ -206,7 +212,7 @@ _XMP_BODY, _XMP_REST = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/
 
 def jpeg_extras(path: Path, contents: bytes) -> Extras:
     """The quality, resolution, XMP, comments of a JPEG, and what stands behind its picture."""
-    extras, luma, kept = Extras(), 0, []
+    extras, luma, kept, credentials = Extras(), 0, [], False
     tables: dict[int, np.ndarray] = {}
     tags: dict[int, Tag] = {}
     for marker, body in _jpeg_segments(path, contents):
@@ -225,6 +231,7 @@ def jpeg_extras(path: Path, contents: bytes) -> Extras:
             kept.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body)
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
             extras.left_out += _pictures_behind(path, body[4:])
+        credentials |= marker == 0xEB and body.startswith(b"JP")
         extras.profile |= marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")
     if kept:
         extras.metadata["jpeg-segments"] = b"".join(kept)
@@ -232,6 +239,7 @@ def jpeg_extras(path: Path, contents: bytes) -> Extras:
     behind = len(contents.rstrip(b"\0")) - contents.rfind(b"\xff\xd9") - 2  # after the last end of an image
     if not extras.left_out and (behind > 64 or _XMP_BEHIND.search(extras.metadata.get("xmp-data", b""))):
         extras.left_out.append("what stands behind the picture (a film or a gain map)")
+    extras.left_out += [_CREDENTIALS] if credentials else []
     if luma in tables:
         extras.jpeg_quality = int(np.abs(standard_tables() - tables[luma]).sum(axis=1).argmin()) + 1
     return extras

@@ -86,6 +86,11 @@ class Restorer:
         config = self.network.config
         return config.downscale * (config.window or config.stride)
 
+    @property
+    def conditioned(self) -> bool:
+        """Does the network take a strength?"""
+        return self.network.config.conditioned
+
     def tensor(self, degraded: Tensor, *, sigma: float | None = None, quality: int | None = None) -> Tensor:
         """Restore a batch on its device, whole, with gradients if asked for: N C H W in about [0, 1] -> N C H W
         float32, not clipped. C is the picture's, 1 or 3, whatever the network's."""
@@ -101,14 +106,14 @@ class Restorer:
             raise SynergicError(f"picture: expected 1 or 3 channels, got {channels}")
         gray_network = self.network.config.colors == 1
         x = degraded.reshape(-1, 1, height, width) if gray_network else degraded.expand(-1, 3, -1, -1)
-        strength = x.new_full((len(x),), told) if self.network.config.conditioned else None
+        strength = x.new_full((len(x),), told) if self.conditioned else None
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             y: Tensor = self.network(x, strength)
         return y.float().reshape(n, -1, height, width) if gray_network or channels == 3 else y.float().mean(1, True)
 
     def told_strength(self, sigma: float | None, quality: int | None) -> float:
         """What the network is told, as `card.told_strength` says."""
-        return told_strength(self.card, self.network.config.conditioned, sigma, quality)
+        return told_strength(self.card, self.conditioned, sigma, quality)
 
     @torch.inference_mode()
     def settled(self, sample: np.ndarray, told: float) -> Self:
