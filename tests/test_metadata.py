@@ -3,6 +3,7 @@
 import struct
 import time
 import zlib
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 from pictures import END, ICC, XMP, chunk, exif, png, samples
 from synergic.errors import SynergicError
 from synergic.images import read_picture, write_picture
-from synergic.tags import Tag, count_folders, rewrite_tags
+from synergic.tags import INCH, Resolution, Tag, count_folders, rewrite_tags, upright_exif
 
 RGB = samples("RGB", 20, 13)
 KEY = b"XML:com.adobe.xmp\0"
@@ -106,6 +107,88 @@ def test_damaged_chunks_stay_behind(tmp_path: Path) -> None:
         png(RGB, TEXTS[0][:-4] + b"\0\0\0\0", TEXTS[1], chunk(b"iTXt", KEY + b"\1\0\0\0no"))
     )
     assert [name for name, _ in chunks(rewritten(tmp_path / "in.png"))] == [b"IHDR", b"tEXt", b"iTXt", b"IDAT", b"IEND"]
+
+
+# ---- EXIF
+
+ASKED_FOR = {0x013C: "iPhone 15", 0x4746: 5, 0x4749: 99, 0x010F: "Maker", 0x013B: "Jane"}
+DETAILS = {0xA437: "Jane", 0xA436: "Title", 0x9400: 21, 0x9003: "2020:01:02 03:04:05", 0xA002: 8, 0xA003: 5}
+NOTE = b"Nikon\0\2\0" + bytes(range(256))
+
+
+def rich_exif(order: str, orientation: int, dpi: tuple[int, int] = (300, 300)) -> bytes:
+    """What libexif does not know among it: ratings, a host, a photographer; a camera's note, a place, a thumbnail."""
+    told = Image.Exif()
+    told.endian = order
+    told.update(ASKED_FOR | {0x0112: orientation, 0x011A: dpi[0], 0x011B: dpi[1], 0x0128: 2})
+    told.get_ifd(0x8769).update(DETAILS | {0x927C: NOTE})
+    told.get_ifd(0x8825).update({1: "N", 2: (48.0, 51.0, 30.0)})
+    block = told.tobytes()[6:]
+    return with_thumbnail(block, order)
+
+
+THUMBNAIL = b"\xff\xd8 the old picture \xff\xd9"
+
+
+def with_thumbnail(block: bytes, order: str) -> bytes:
+    """EXIF with a second folder that says where a thumbnail lies."""
+    (first,) = struct.unpack_from(order + "I", block, 4)
+    (count,) = struct.unpack_from(order + "H", block, first)
+    at, start = first + 2 + 12 * count, len(block)
+    entries = [
+        (0x0103, 3, 1, 6 if order == "<" else 6 << 16),
+        (0x0201, 4, 1, start + 42),
+        (0x0202, 4, 1, len(THUMBNAIL)),
+    ]
+    second = b"".join(struct.pack(order + "HHII", *entry) for entry in entries)
+    second = struct.pack(order + "H", 3) + second + bytes(4)
+    return block[:at] + struct.pack(order + "I", start) + block[at + 4 :] + second + THUMBNAIL
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_exif_stays_as_it_was(tmp_path: Path, suffix: str, order: str) -> None:
+    """But for what is no longer true: the orientation, the size, and the thumbnail."""
+    for orientation in (1, 6):
+        told, size = rich_exif(order, orientation, (300, 200)), (5, 8) if orientation == 6 else (8, 5)
+        Image.fromarray(RGB[:5, :8]).save(tmp_path / f"in{suffix}", exif=b"Exif\0\0" + told, dpi=(300, 200))
+        for after in (".jpg", ".png", ".webp"):
+            assert said(tmp_path / f"in{suffix}", after) == ()
+            with Image.open(tmp_path / f"said{after}") as image:
+                image.load()
+                assert image.size == size
+                got = image.getexif()
+                dpi = (200, 300) if orientation == 6 else (300, 200)
+                assert dict(got) | ASKED_FOR == dict(got) and (got[0x0112], got[0x011A], got[0x011B]) == (1, *dpi)
+                wanted = DETAILS | {0xA002: size[0], 0xA003: size[1], 0x927C: NOTE}
+                assert got.get_ifd(0x8769) == wanted
+                assert got.get_ifd(0x8825)[2] == (48.0, 51.0, 30.0)
+                assert not got.get_ifd(ExifTags.IFD.IFD1)
+            whole = (tmp_path / f"said{after}").read_bytes()
+            assert THUMBNAIL[2:-2] not in whole
+            block = read_picture(tmp_path / f"said{after}").metadata["exif-data"]
+            assert block.find(NOTE) == told.find(NOTE), "a note may say where in EXIF it lies"
+
+
+def test_exif_of_any_kind_is_taken(random: np.random.Generator) -> None:
+    """Nothing in it is believed."""
+    for order in ("<", ">"):
+        whole = rich_exif(order, 6)
+        for _ in range(500):
+            block = bytearray(whole[: random.integers(1, len(whole) + 1)])
+            for place in random.integers(0, min(len(block), 120), 4):
+                block[place] = random.choice([0, 1, 2, 8, 255])
+            assert len(upright_exif(bytes(block), 8, 5, True, Resolution(Fraction(9), Fraction(7), INCH))) < 5000
+    assert upright_exif(b"", 8, 5, True, None) == b""
+    assert upright_exif(b"II+\0" + bytes(30), 8, 5, True, None) == b"II+\0" + bytes(30)
+
+
+def test_exif_too_large_for_a_jpeg_is_told(tmp_path: Path) -> None:
+    told = Image.Exif()
+    told[0x010F] = "long" * 20_000
+    Image.fromarray(RGB).save(tmp_path / "in.png", exif=told)
+    assert said(tmp_path / "in.png") == ()
+    assert said(tmp_path / "in.png", ".jpg") == ("EXIF",)
 
 
 # ---- EXIF of PNG
@@ -399,7 +482,8 @@ def test_iptc_in_numbers_is_a_stream_of_bytes(tmp_path: Path, order: Any) -> Non
 def test_what_a_tiff_cannot_take_along_is_told(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", metadata=None)
     folder = Tag(4, (8).to_bytes(4, "little"))
-    rewrite_tags(tmp_path / "in.tif", {34665: folder, 34853: folder})
+    with (tmp_path / "in.tif").open("r+b") as file:
+        rewrite_tags(file, {34665: folder, 34853: folder})
     assert said(tmp_path / "in.tif") == ("EXIF", "GPS")
     places = [(33550, 12, 3, (1.0, 1.0, 0.0), True), (65000, 4, 1, 77, True), (274, 3, 1, 6, True)]
     tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", metadata=None, extratags=places)

@@ -43,6 +43,7 @@ from synergic.metadata import (
     exif_resolution,
     is_exif,
     jpeg_extras,
+    mend_webp,
     mended_jpeg,
     mended_png,
     png_extras,
@@ -51,7 +52,7 @@ from synergic.metadata import (
     upright_xmp,
 )
 from synergic.stores import files_in
-from synergic.tags import INCH, Resolution, count_folders, rewrite_tags
+from synergic.tags import INCH, Resolution, count_folders, rewrite_tags, upright_exif
 
 __all__ = [
     "MAX_PIXELS",
@@ -326,9 +327,12 @@ def _metadata(image: pyvips.Image, extras: Extras, orientation: int) -> dict[str
     if EXIF in metadata and not is_exif(metadata[EXIF]):  # libvips would make up another in its place
         del metadata[EXIF]
         extras.left_out.append("EXIF, which is damaged")
-    resolution = metadata.pop("resolution", None)
+    resolution, lay = metadata.pop("resolution", None), orientation in (5, 6, 7, 8)
     if resolution is not None:
-        metadata["resolution"] = resolution.turned() if orientation in (5, 6, 7, 8) else resolution
+        metadata["resolution"] = resolution.turned() if lay else resolution
+    if EXIF in metadata:
+        upright = (image.height, image.width) if lay else (image.width, image.height)
+        metadata[EXIF] = upright_exif(metadata[EXIF], *upright, lay, _known(metadata.get("resolution")))
     if "xmp-data" in metadata and orientation != 1:
         metadata["xmp-data"] = upright_xmp(metadata["xmp-data"])
     return metadata
@@ -379,8 +383,9 @@ def _missing(path: Path, picture: Picture, form: Format) -> list[str]:
     missing = []
     for name, wanted in picture.metadata.items():
         if name in form.metadata:
-            got = _field(image, name, None)
-            lost = got is None if name == EXIF else got != wanted  # libvips arranges EXIF anew
+            lost = _field(image, name, None) != wanted
+        elif name == EXIF:
+            lost = _field(image, name, None) is None  # in front of it stand six letters, or not
         elif name == "resolution":
             continue
         else:
@@ -402,8 +407,8 @@ def _format(path: Path, picture: Picture) -> Format:
 def _save(path: Path, picture: Picture, form: Format) -> None:
     image, options = _with_metadata(picture, form), dict(form.options)
     options["keep"] = pyvips.ForeignKeep.ALL
-    if EXIF not in picture.metadata and not (form is WEBP and _known(picture.metadata.get("resolution"))):
-        options["keep"] &= ~pyvips.ForeignKeep.EXIF  # libvips would make it up; WebP needs it for the resolution
+    if form is not WEBP or (EXIF not in picture.metadata and not _known(picture.metadata.get("resolution"))):
+        options["keep"] &= ~pyvips.ForeignKeep.EXIF  # libvips makes it up; WebP needs it for the resolution
     if form is JPEG:
         options["Q"] = LOSSY if picture.jpeg_quality is None else max(LEAST_LOSSY, picture.jpeg_quality)
     if form is TIFF and image.width * image.height * image.bands * picture.pixels.itemsize > 2**31:
@@ -414,7 +419,10 @@ def _save(path: Path, picture: Picture, form: Format) -> None:
     else:
         image.write_to_file(os.fsencode(path), **options)
     if form is TIFF:
-        rewrite_tags(path, tiff_changes(picture.metadata))
+        with path.open("r+b") as file:
+            rewrite_tags(file, tiff_changes(picture.metadata))
+    if form is WEBP and EXIF in picture.metadata:
+        mend_webp(path, picture.metadata[EXIF])
 
 
 def _with_metadata(picture: Picture, form: Format) -> pyvips.Image:
@@ -429,7 +437,6 @@ def _with_metadata(picture: Picture, form: Format) -> pyvips.Image:
         if name in picture.metadata and not (form is PNG and name == ICC and not _fits_png(picture)):
             image.set_type(pyvips.GValue.blob_type, name, picture.metadata[name])
     image.set_type(pyvips.GValue.gint_type, "orientation", 1)
-    image.set_type(pyvips.GValue.blob_type, "jpeg-thumbnail-data", b"")  # EXIF's thumbnail shows the old picture
     return image
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "exif_resolution",
     "is_exif",
     "jpeg_extras",
+    "mend_webp",
     "mended_jpeg",
     "mended_png",
     "png_extras",
@@ -181,8 +182,8 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 
 
 def mended_png(head: bytes, metadata: Mapping[str, Any]) -> bytes | None:
-    """The beginning of a PNG of libvips' with the file's own resolution, colour space and texts; None where `head`
-    does not reach to the pixels."""
+    """The beginning of a PNG of libvips' with the file's own resolution, EXIF, colour space and texts; None where
+    `head` does not reach to the pixels."""
     parts: list[bytes] = []
     for name, start, length in _walk_png(BytesIO(head)):
         if name == b"IDAT":
@@ -190,6 +191,7 @@ def mended_png(head: bytes, metadata: Mapping[str, Any]) -> bytes | None:
             parts.insert(1, metadata.get("png-colour", b""))
             parts += [_phys(metadata.get("resolution")), metadata.get("png-text", b"")]
             parts += [_chunk(b"iTXt", _XMP_KEY + b"\0\0\0\0" + xmp)] if xmp else []
+            parts += [_chunk(b"eXIf", metadata["exif-data"])] if "exif-data" in metadata else []
             return head[:8] + b"".join(parts) + head[start:]
         if name != b"pHYs":
             parts.append(head[start : start + length])
@@ -301,9 +303,12 @@ def _quantisation_tables(body: bytes) -> dict[int, np.ndarray]:
 
 
 def mended_jpeg(head: bytes, metadata: Mapping[str, Any]) -> bytes | None:
-    """The beginning of a JPEG of libvips' with the file's own resolution and comments; None where `head` does not
-    reach to the tables."""
+    """The beginning of a JPEG of libvips' with the file's own resolution, EXIF, unless it is too large for a segment,
+    and comments; None where `head` does not reach to the tables."""
     parts, start = [b"\xff\xd8", _jfif(metadata.get("resolution"))], 2
+    exif = b"Exif\0\0" + metadata.get("exif-data", b"")
+    if 6 < len(exif) <= 65533:
+        parts.append(struct.pack(">HH", 0xFFE1, len(exif) + 2) + exif)
     while len(head) >= start + 4:
         marker, end = head[start + 1], start + 2 + int.from_bytes(head[start + 2 : start + 4], "big")
         if not 0xE0 <= marker <= 0xEF:
@@ -312,6 +317,36 @@ def mended_jpeg(head: bytes, metadata: Mapping[str, Any]) -> bytes | None:
             parts.append(head[start:end])
         start = end
     return None
+
+
+# ---- WebP
+
+
+def mend_webp(path: Path, exif: bytes) -> None:
+    """Put EXIF in the place of what libvips has made up, in a WebP of libvips'."""
+    with path.open("r+b") as file:
+        for name, start, length in _walk_webp(file):
+            if name == b"EXIF":
+                file.seek(start + length)
+                rest = file.read()
+                file.seek(start)
+                file.write(name + struct.pack("<I", len(exif)) + exif + bytes(len(exif) % 2) + rest)
+                file.truncate()
+                size = file.tell() - 8
+                file.seek(4)
+                file.write(struct.pack("<I", size))
+                return
+
+
+def _walk_webp(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and length (with all that belongs to it) of each chunk."""
+    start = 12
+    file.seek(start)
+    while len(head := file.read(8)) == 8:
+        length = int.from_bytes(head[4:], "little")
+        yield head[:4], start, 8 + length + length % 2
+        start += 8 + length + length % 2
+        file.seek(start)
 
 
 # ---- TIFF

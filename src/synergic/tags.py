@@ -8,13 +8,13 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from io import BytesIO
 from typing import BinaryIO, Self
 
 import numpy as np
 
 __all__ = ["CENTIMETRE", "INCH", "METRE", "MOST_BYTES", "Resolution", "Tag", "count_folders", "make_resolution"]
-__all__ += ["read_tags", "resolution_tags", "rewrite_tags", "tag_resolution"]
+__all__ += ["read_tags", "resolution_tags", "rewrite_tags", "tag_resolution", "upright_exif"]
 
 MOST_BYTES = 64 << 20
 """Of tags, texts and the like in one file."""
@@ -81,27 +81,78 @@ def count_folders(file: BinaryIO, most: int) -> int:
     return len(seen)
 
 
-def rewrite_tags(path: Path, changes: Mapping[int, Tag | None]) -> None:
-    """Set or take away tags of a TIFF: a new first folder at its end, whose entries point to what is there already.
+def rewrite_tags(file: BinaryIO, changes: Mapping[int, Tag | None]) -> None:
+    """Set or take away tags of a TIFF or of EXIF: a new first folder at its end, whose entries point to what is there
+    already.
 
     IPTC (33723) is a stream of bytes whatever the type: as LONG, which libtiff writes, three quarters are lost.
     """
-    with path.open("r+b") as file:
-        order, big, entries = _folder(file)
-        word = order + ("Q" if big else "I")
-        folder = {code: (kind, count, value) for code, kind, count, value in entries if code not in changes}
-        file.seek(0, os.SEEK_END)
-        for code, tag in changes.items():
-            if tag is not None:
-                data, room = _little_endian(tag.data, tag.kind, order), struct.calcsize(word)
-                value = data.ljust(room, b"\0")
-                if len(data) > room:
-                    value = struct.pack(word, _append(file, data))
-                folder[code] = (tag.kind, len(data) // _SIZES[tag.kind], value)
-        table = b"".join(struct.pack(_entry(order, big), code, *folder[code]) for code in sorted(folder))
-        start = _append(file, struct.pack(order + ("Q" if big else "H"), len(folder)) + table + struct.pack(word, 0))
-        file.seek(8 if big else 4)
-        file.write(struct.pack(word, start))
+    order, big, entries = _folder(file)
+    word = order + ("Q" if big else "I")
+    folder = {code: (kind, count, value) for code, kind, count, value in entries if code not in changes}
+    file.seek(0, os.SEEK_END)
+    for code, tag in changes.items():
+        if tag is not None:
+            data, room = _little_endian(tag.data, tag.kind, order), struct.calcsize(word)
+            value = data.ljust(room, b"\0")
+            if len(data) > room:
+                value = struct.pack(word, _append(file, data))
+            folder[code] = (tag.kind, len(data) // _SIZES[tag.kind], value)
+    table = b"".join(struct.pack(_entry(order, big), code, *folder[code]) for code in sorted(folder))
+    start = _append(file, struct.pack(order + ("Q" if big else "H"), len(folder)) + table + struct.pack(word, 0))
+    file.seek(8 if big else 4)
+    file.write(struct.pack(word, start))
+
+
+def upright_exif(exif: bytes, width: int, height: int, lay: bool, resolution: "Resolution | None") -> bytes:
+    """EXIF of a picture that stands upright now, without the six letters before it: the orientation is 1, the size is
+    the picture's, its resolutions have changed places if it `lay` on its side, and the thumbnail, which shows the old
+    one, is gone. `resolution` is for EXIF that has none. Everything else is as it was, and where it was: a camera's own
+    notes may say where in EXIF they lie."""
+    data = bytearray(exif.removeprefix(b"Exif\0\0"))
+    order, big, first = _first_folder(BytesIO(data))
+    if big:  # no camera's
+        return bytes(data)
+
+    def number(place: int) -> int:
+        return struct.unpack_from(order + "I", data, place)[0] if place else 0
+
+    folder, following = _values(data, order, first)
+    details, _ = _values(data, order, number(folder.get(34665, 0)))
+    thumbnail, _ = _values(data, order, number(following))
+    for codes, size in (((256, 257), folder), ((40962, 40963), details)):
+        for code, pixels in zip(codes, (width, height), strict=True):
+            if code in size:
+                data[size[code] - 6 : size[code] + 4] = struct.pack(order + "HII", 4, 1, pixels)
+    if 274 in folder:
+        data[folder[274] - 6 : folder[274] + 4] = struct.pack(order + "HIHxx", 3, 1, 1)
+    if lay and {282, 283} <= folder.keys():
+        x, y = (slice(folder[code] - 6, folder[code] + 4) for code in (282, 283))
+        data[x], data[y] = data[y], data[x]
+    for starts, lengths in ((273, 279), (513, 514)):
+        start, length = number(thumbnail.get(starts, 0)), number(thumbnail.get(lengths, 0))
+        if start > following:  # behind all that is to stay, or it may be something else
+            end = min(start + length, len(data))
+            data[start:end] = b"" if end == len(data) else bytes(end - start)
+    if following:
+        data[following : following + 4] = bytes(4)
+    file = BytesIO(data)
+    if resolution is not None and 282 not in folder:
+        rewrite_tags(file, resolution_tags(resolution))
+    return file.getvalue()
+
+
+def _values(data: bytearray, order: str, start: int) -> tuple[dict[int, int], int]:
+    """Of a folder of EXIF that starts there: where each entry's value stands, by its code, and where it says where the
+    next folder starts; none and 0 for what is no folder."""
+    if not 8 <= start <= len(data) - 2:
+        return {}, 0
+    following = start + 2 + 12 * struct.unpack_from(order + "H", data, start)[0]
+    if following > len(data) - 4:
+        return {}, 0
+    return {
+        struct.unpack_from(order + "H", data, entry)[0]: entry + 8 for entry in range(start + 2, following, 12)
+    }, following
 
 
 def _folder(file: BinaryIO) -> tuple[str, bool, list[tuple[int, int, int, bytes]]]:
