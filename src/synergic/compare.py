@@ -200,7 +200,7 @@ def describe(restorer: Restorer, protocol: Protocol) -> dict[str, Any]:
     """The protocol in words."""
     told = f"sigma {protocol.sigma}" if protocol.sigma is not None else "the root mean square of the true error"
     return protocol.describe(restorer) | {
-        "degraded": "PSNR as the methods get it, neither clipped nor rounded; SSIM and what is shown, 8 bit",
+        "degraded": "PSNR as the methods get it; SSIM and what is shown, 8 bit",
         "classical methods": f"told {told}; their other parameters chosen on other pictures",
         "seconds": f"wall clock, mean over pictures, after a call that does not count; network on {restorer.device}",
     }
