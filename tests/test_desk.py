@@ -1,6 +1,8 @@
 """The page's desk, without HTTP: the same bytes as the command, visitors kept apart, limits, nothing left behind."""
 
+import gc
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -252,6 +254,30 @@ def test_a_run_stops_after_the_tile_at_hand_and_keeps_an_earlier_result(
     assert (run.done, run.total) == (3, 25)
     assert desk.state(token) == {"state": "stopped"}
     assert desk.save(token, 1.0).read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [StoppedError(), SynergicError("a"), ValueError("b"), MemoryError()])
+def test_a_run_that_ends_early_keeps_no_picture(
+    error: Exception, desk: Desk, tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error stays, by which the visitor is told; a picture would be 15 bytes a pixel."""
+    held = []
+
+    def read(path: Path, **limits: int) -> Picture:
+        held.append(weakref.ref(picture := read_picture(path, **limits)))
+        return picture
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("synergic.desk.read_picture", read)
+    monkeypatch.setattr(Run, "tick", fail)
+    token = hand_in(desk, save(tmp_path / "a.png", random.integers(0, 256, (38, 38, 1), np.uint8)))
+    run = desk.start(token, desk.options(sigma=50.0))
+    assert run.future.exception() is not None
+    desk.network.submit(int).result()  # its thread has gone on
+    gc.collect()
+    assert held and all(picture() is None for picture in held)
 
 
 def test_time_is_limited_and_what_is_left_is_told(desk: Desk, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from threading import Lock
+from traceback import clear_frames
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +31,14 @@ from synergic.restore import Restorer
 from synergic.tiling import blend
 
 log = logging.getLogger(__name__)
+
+
+def forget_variables(error: BaseException) -> None:
+    """Let go of what the functions held that an error, and what caused it, came through."""
+    cause: BaseException | None = error
+    while cause is not None:
+        clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
 
 
 @dataclass(frozen=True)
@@ -313,10 +322,10 @@ class Desk:
         run.start()
         try:
             work(run)
-        except (SynergicError, StoppedError):
-            raise
-        except Exception:
-            log.exception("a run failed")
+        except Exception as error:
+            if not isinstance(error, SynergicError | StoppedError):
+                log.exception("a run failed")
+            forget_variables(error)  # the run keeps its error, which would keep the picture and its tiles
             raise
 
     def _restore(self, held: Held, options: Options, run: Run) -> None:
