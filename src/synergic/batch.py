@@ -15,10 +15,10 @@ from synergic.card import Task, weights_for
 from synergic.engine import OnnxRestorer
 from synergic.errors import SynergicError
 from synergic.files import remove_unfinished, rights
+from synergic.formats import UNWRITABLE
 from synergic.images import (
     MAX_PIXELS,
     READABLE,
-    UNWRITABLE,
     WRITABLE,
     Picture,
     check_writable,
@@ -145,12 +145,12 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
         raise SynergicError(
             f"{inputs[0]}: expected pictures ({', '.join(sorted(WRITABLE))}), found none; check the path"
         )
-    single = len(inputs) == 1 and inputs[0].is_file()
-    if not output.is_dir() and output.suffix.lower() in (UNWRITABLE if single else UNWRITABLE | WRITABLE):
-        wanted = f"a name ending in one of {' '.join(sorted(WRITABLE))}" if single else "a folder for several pictures"
+    one = len(inputs) == 1 and inputs[0].is_file()
+    suffix = "" if output.is_dir() else output.suffix.lower()  # a folder may have any name
+    if suffix in UNWRITABLE or (suffix in WRITABLE and not one):
+        wanted = f"a name ending in one of {' '.join(sorted(WRITABLE))}" if one else "a folder for several pictures"
         raise SynergicError(f"{output}: expected {wanted}, got the name of a picture; choose another -o")
-    single &= output.suffix.lower() in WRITABLE and not output.is_dir()
-    jobs = [Job(source, output if single else output / relative) for source, relative in found]
+    jobs = [Job(source, output if suffix in WRITABLE else output / relative) for source, relative in found]
     claimed: dict[Path, Path] = {}
     sources = {identity(source) for source, _ in found}
     for job in jobs:

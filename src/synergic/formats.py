@@ -64,8 +64,6 @@ WEBP = Format("WebP", ("uint8",), True, (ICC, XMP), (EXIF,), {"lossless": True, 
 FORMATS = {".png": PNG, ".tif": TIFF, ".tiff": TIFF, ".webp": WEBP}
 FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), JPEG)
 """By lower-case suffixes."""
-
-
 UNWRITABLE = frozenset({".avif", ".bmp", ".dng", ".exr", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".psd"})
 """Suffixes of other pictures: what has one is no folder's name."""
 

@@ -31,7 +31,6 @@ from synergic.formats import (
     PNG,
     READ,
     TIFF,
-    UNWRITABLE,
     WEBP,
     WORDS,
     Format,
@@ -52,18 +51,9 @@ from synergic.metadata import (
     upright_xmp,
 )
 from synergic.stores import files_in
-from synergic.tags import INCH, Resolution, count_folders, rewrite_tags, upright_exif
+from synergic.tags import Resolution, count_folders, rewrite_tags, upright_exif
 
-__all__ = [
-    "MAX_PIXELS",
-    "READABLE",
-    "UNWRITABLE",
-    "WRITABLE",
-    "Picture",
-    "check_writable",
-    "compress_jpeg",
-    "encode_png",
-]
+__all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "check_writable", "compress_jpeg", "encode_png"]
 __all__ += ["find_pictures", "from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
 
 pyvips.operation_block_set("VipsForeignLoad", True)  # no loader but these four, whatever a file says it is
@@ -430,9 +420,10 @@ def _with_metadata(picture: Picture, form: Format) -> pyvips.Image:
     image = _to_image(picture.pixels)
     if picture.alpha is not None:
         image = image.bandjoin(_to_image(picture.alpha[:, :, None])).copy(interpretation=image.interpretation)
-    resolution = _known(picture.metadata.get("resolution")) or Resolution(Fraction(72), Fraction(72), INCH)  # as EXIF
-    x, y = resolution.per(_MILLIMETRE)
-    image = image.copy(xres=float(x), yres=float(y))
+    resolution = _known(picture.metadata.get("resolution"))
+    if resolution is not None:  # of WebP; of the others metadata.py and tags.py write it
+        x, y = resolution.per(_MILLIMETRE)
+        image = image.copy(xres=float(x), yres=float(y))
     for name in form.metadata:
         if name in picture.metadata and not (form is PNG and name == ICC and not _fits_png(picture)):
             image.set_type(pyvips.GValue.blob_type, name, picture.metadata[name])

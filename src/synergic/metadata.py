@@ -47,6 +47,9 @@ MOST_PARTS = 10_000
 """Chunks or segments in a file of no size; one more for each kilobyte. The pixels of a PNG come in chunks of 8 kB."""
 
 
+_CREDENTIALS = "content credentials (C2PA), which hold for the picture as it was"
+
+
 @dataclass
 class Extras:
     """What a file holds beside the pixels that libvips reads."""
@@ -74,9 +77,6 @@ _XMP_BEHIND = re.compile(rb"MotionPhoto|MicroVideo|hdrgm:|Container:Directory")
 def upright_xmp(xmp: bytes) -> bytes:
     """XMP of a picture that has been turned: some readers turn it by this."""
     return _XMP_TURNED.sub(rb"\g<1>1", xmp)
-
-
-_CREDENTIALS = "content credentials (C2PA), which hold for the picture as it was"
 
 
 # ---- PNG

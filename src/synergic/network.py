@@ -9,7 +9,7 @@ C. Mou, J. Zhang, "Synergic feature attention for image restoration", ICASSP 202
                                                   +-> PatchNonLocalAttention -+-> SynergicFusion -> features
 
 Shape letters: N pictures, C channels of the features, H W their height and width, B branches of a gate.
-Convolutions run channels-last; attention sees the same memory as N H W C (see attention.py).
+Convolutions run channels-last, as their weights lie; attention sees the same memory as N H W C (see attention.py).
 """
 
 from collections.abc import Sequence
