@@ -115,8 +115,6 @@ def test_what_is_evaluated(recipe: Path) -> None:
     assert protocols(fixed, folders[1:]) == {"b, sigma 40": Protocol(Path("b"), sigma=40)}
     with pytest.raises(SynergicError, match=r"--data: expected names that differ, got a/b and b; rename one"):
         protocols(noise, [Path("a/b"), Path("b")])
-    alone = read_recipe(recipe, {"network.conditioned": "false"})
-    assert all(protocol.blind for protocol in protocols(alone, folders).values())
     assert protocols(read_recipe(RECIPES / "photo.toml"), folders) == {}
     jpeg = read_recipe(recipe, {"task": "jpeg", "degradation": "{quality_max = 20}"})
     assert list(protocols(jpeg, folders[1:])) == ["b, quality 10", "b, quality 20"]
@@ -281,6 +279,13 @@ def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path, monkeypatch: p
     assert said == [f"[1/1] SAT-Net, seed 1: training from step {step} to 4" for step in (0, 2)]
     one, other = (load_weights(runs[0].folder / "weights.safetensors")[0].state_dict() for runs in (whole, halved))
     assert [key for key in one if not one[key].equal(other[key])] == []
+
+
+def test_a_run_as_long_as_a_time_is_finished_once(recipe: Path, tmp_path: Path) -> None:
+    runs, said = plan(recipe, tmp_path, ["satnet"], 1, {"steps": "1000000", "seconds": "1.5"}), list[str]()
+    for _ in range(2):
+        ablate(runs, {}, "cpu", said.append)
+    assert said == ["[1/1] SAT-Net, seed 1: training from step 0 to 1.5 s"]
 
 
 def test_processes_fill_one_folder(recipe: Path, tmp_path: Path) -> None:

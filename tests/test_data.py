@@ -192,7 +192,7 @@ def test_crops_come_from_every_picture_and_have_their_own_noise() -> None:
 
 def test_a_picture_smaller_than_the_crop_is_refused() -> None:
     assert crops(crop_size=8)[0][0].shape[2] == 8
-    with pytest.raises(SynergicError, match=r"crop_size: expected at most the smallest picture, got 9 .*\(9, 8\)"):
+    with pytest.raises(SynergicError, match=r"crop_size: .* at its smallest scale, got 9 and a picture of 9 x 8"):
         crops(crop_size=9)
 
 
@@ -222,4 +222,13 @@ def test_a_degraded_picture_without_its_clean_one_is_refused(tmp_path: Path) -> 
         read_pairs(tmp_path / "clean", tmp_path / "degraded", 3)
     write(tmp_path / "clean" / "b.png", noise(9, 8))
     with pytest.raises(SynergicError, match=r"got \(9, 8, 3\) uint8"):
+        read_pairs(tmp_path / "clean", tmp_path / "degraded", 3)
+
+
+@pytest.mark.parametrize("folder", ["clean", "degraded"])
+def test_two_pictures_of_one_name_make_no_pair(tmp_path: Path, folder: str) -> None:
+    for name in ("clean", "degraded"):
+        write(tmp_path / name / "a.png", noise(8, 8))
+    write(tmp_path / folder / "a.tif", noise(8, 8))
+    with pytest.raises(SynergicError, match=f"{folder}: a: expected one picture of this name, got two suffixes"):
         read_pairs(tmp_path / "clean", tmp_path / "degraded", 3)

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,17 @@ def test_noise_in_a_file_is_clipped_and_rounded(tmp_path: Path, clean: np.ndarra
     assert report["degraded_psnr"] == pytest.approx(psnr(kept, clean))
     words = "white Gaussian noise, sigma 50, clipped to [0, 1], rounded to 8 bit, seed 3 per picture"
     assert report["protocol"]["degradation"] == words
+
+
+def test_networks_that_take_no_strength_are_told_none(
+    tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights
+) -> None:
+    restorer = restorer_of(make_weights(conditioned=False))
+    report = evaluate(restorer, Protocol(tmp_path / "clean", sigma=15))
+    assert report["psnr"] == evaluate(restorer, Protocol(tmp_path / "clean", sigma=15, blind=True))["psnr"]
+    assert report["protocol"]["strength"] == "unknown to the network"
+    told = evaluate(restorer_of(make_weights()), Protocol(tmp_path / "clean", sigma=15))
+    assert told["protocol"]["strength"] == "known to the network"
 
 
 def test_ensemble(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights) -> None:
@@ -146,6 +158,19 @@ def test_exactly_one_degradation(tmp_path: Path) -> None:
         Protocol(tmp_path, sigma=1, quality=1)
     with pytest.raises(SynergicError, match="clipped: expected it with sigma, got it with quality"):
         Protocol(tmp_path, quality=1, clipped=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sigma": float("nan")}, "sigma: expected 0 to 255, got nan"),
+        ({"sigma": -3, "blind": True}, "sigma: expected 0 to 255, got -3"),
+        ({"quality": 0}, "quality: expected 1 to 100, got 0"),
+    ],
+)
+def test_a_strength_that_cannot_be_is_refused(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SynergicError, match=message):
+        Protocol(tmp_path, **given)
 
 
 @pytest.mark.parametrize(("sigma", "figure"), [(15, 24.61), (25, 20.17), (50, 14.15)])

@@ -225,7 +225,11 @@ def test_a_run_is_not_overwritten_and_a_missing_one_not_resumed(recipe: Recipe, 
         train(short, tmp_path / "other", accelerator="cpu", resume=True)
 
 
-def test_init_takes_the_tensors_that_fit(recipe: Recipe, tmp_path: Path, capsys: Capture) -> None:
+def test_init_takes_the_tensors_that_fit(
+    recipe: Recipe, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = count()
+    monkeypatch.setattr("synergic.train.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
     train(replace(recipe, steps=1), tmp_path / "first", accelerator="cpu")
     weights = tmp_path / "first" / "weights.safetensors"
     colour = replace(recipe, steps=1, network=replace(recipe.network, colors=3), init=str(weights))
@@ -280,6 +284,8 @@ def test_a_run_ends_with_its_seconds(recipe: Recipe, tmp_path: Path) -> None:
     assert rates[0] > 0 and rates[-1] == 0
     assert float(rows[-1]["seconds"]) >= 4.0
     assert sum(rate == 0 for rate in rates) == 1, "the step after the time is over is the last"
+    train(lent, tmp_path, accelerator="cpu", resume=True)
+    assert load_weights(tmp_path / "weights.safetensors")[1].steps == int(rows[-1]["step"]), "it is over"
 
 
 def test_a_lengthened_run_warms_up_again(recipe: Recipe, tmp_path: Path) -> None:
@@ -291,6 +297,21 @@ def test_a_lengthened_run_warms_up_again(recipe: Recipe, tmp_path: Path) -> None
     with (run / "log.csv").open() as file:
         rates = [float(row["learning_rate"]) / recipe.learning_rate for row in csv.DictReader(file)]
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.25, 0.5, 0.75])
+
+
+def test_a_run_lengthened_by_seconds_warms_up_again(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = count()
+    monkeypatch.setattr("synergic.train.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    lent = replace(recipe, steps=10**6, seconds=20.0, warmup=4, cooldown=1e-9, validate_every=1)
+    train(lent, tmp_path, accelerator="cpu")
+    first = load_weights(tmp_path / "weights.safetensors")[1].steps
+    train(replace(lent, seconds=40.0), tmp_path, accelerator="cpu", resume=True)
+    with (tmp_path / "log.csv").open() as file:
+        rates = [float(row["learning_rate"]) / recipe.learning_rate for row in csv.DictReader(file)]
+    assert rates[: first - 1] == pytest.approx([0.25, 0.5, 0.75, 1, *[1] * 99][: first - 1])
+    assert rates[first : first + 3] == pytest.approx([0.25, 0.5, 0.75])
 
 
 def test_charbonnier_by_hand() -> None:
@@ -343,11 +364,35 @@ def test_changes_reach_the_recipe() -> None:
         ({"edition": "huge"}, "edition: expected one of basic, enhanced, half, got 'huge'"),
         ({"task": "cook"}, "task: expected one of denoise, photo, jpeg, got 'cook'"),
         ({"steps": "many"}, "steps: .*got 'many'"),
+        ({"steps": "0"}, "steps: .*greater than or equal to 1, got 0"),
+        ({"seconds": "0"}, "seconds: .*greater than 0, got 0"),
+        ({"scales": "[]"}, r"scales: .*at least 1 item.*, got \[\]"),
+        ({"scales": "[1, 0]"}, "scales.1: .*greater than 0, got 0"),
+        ({"batch_size": "0"}, "batch_size: .*greater than or equal to 1, got 0"),
+        ({"learning_rate": "inf"}, "learning_rate: .*finite number, got inf"),
+        ({"cooldown": "0"}, "cooldown: .*greater than 0, got 0"),
+        ({"ema": "1"}, "ema: .*less than 1, got 1"),
+        ({"seed": "-1"}, "seed: .*greater than or equal to 0, got -1"),
+        ({"validate_every": "0"}, "validate_every: .*greater than or equal to 1, got 0"),
+        ({"network": "3"}, "network: expected a table, got 3"),
+        ({"steps.x": "1"}, "steps: expected a table, got 6500"),
+        ({"degradation.sigma_max": "-5"}, "degradation: sigma_max: .*greater than or equal to 0, got -5"),
+        ({"task": "jpeg", "degradation": "{quality_min = 0}"}, "quality_min: .*greater than or equal to 1, got 0"),
     ],
 )
 def test_recipes_are_read_strictly(changes: dict[str, str], message: str) -> None:
     with pytest.raises(SynergicError, match=message):
         read_recipe(RECIPES / "gray-denoise.toml", changes)
+
+
+def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(SynergicError, match="recipe.toml: expected a recipe in TOML, got 'utf-8' codec"):
+        read_recipe(tmp_path / "recipe.toml")
+
+
+def test_without_warm_up_the_rate_begins_at_its_height(recipe: Recipe) -> None:
+    assert learning_rate(replace(recipe, warmup=0), 0) == recipe.learning_rate
 
 
 def test_pictures_are_read_at_every_scale(recipe: Recipe) -> None:

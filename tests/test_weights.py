@@ -165,6 +165,18 @@ def test_average(tmp_path: Path) -> None:
     assert card == tiny_card()
 
 
+def test_a_mean_of_batch_normalised_networks_counts_the_batches_of_the_end(tmp_path: Path) -> None:
+    networks = [tiny_network(extraction="plain") for _ in range(2)]
+    for name, network, count in zip("ab", networks, (3, 8), strict=True):
+        for key, buffer in network.named_buffers():
+            buffer.fill_(count if key.endswith("num_batches_tracked") else 2.0 * count)
+        save_weights(tmp_path / f"{name}.safetensors", network, tiny_card())
+    average = runpy.run_path(str(TRAINING / "average.py"))["main"]
+    average(str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors"), tmp_path / "mean", share=0.5)
+    buffers = dict(load_weights(tmp_path / "mean" / "weights.safetensors")[0].named_buffers())
+    assert {float(buffer.flatten()[0]) for buffer in buffers.values()} == {8, 11}
+
+
 def test_graft(tmp_path: Path) -> None:
     """Colour weights of patches take a gray network's pixels: its branches and how they compare, nothing else."""
     host, donor = tiny_network(3, window=32), tiny_network(1, nonlocal_attention="pixel", window=16, halo=4)

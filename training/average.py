@@ -15,7 +15,10 @@ def main(beginning: str, end: str, run: Path, share: float) -> None:
     """Every tensor: (1 - share) of the beginning's, share of the end's."""
     network, card = load_weights(end)
     before = load_weights(beginning)[0].state_dict()
-    mean = {name: before[name].lerp(tensor, share) for name, tensor in network.state_dict().items()}
+    mean = {
+        name: before[name].lerp(tensor, share) if tensor.is_floating_point() else tensor  # or a count of batches
+        for name, tensor in network.state_dict().items()
+    }
     network.load_state_dict(mean)
     save_weights(run / "weights.safetensors", network, card)
 

@@ -63,7 +63,7 @@ def main(run: Path, data: Path, limits: str) -> None:
     words = report["protocol"]
     measured = replace(
         card,
-        scores={name: round(report["psnr"], 3) for name, report in reports.items()},
+        scores={name: report["psnr"] for name, report in reports.items()},
         protocol="; ".join(
             [words["inference"], f"output {words['output']}", f"PSNR in {words['psnr']}", "noise of seed 0"]
         ),

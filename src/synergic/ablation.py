@@ -28,7 +28,7 @@ from synergic.files import write_text
 from synergic.hardware import describe
 from synergic.network import SATNetConfig, count_parameters
 from synergic.restore import Restorer
-from synergic.train import Recipe, as_json, read_recipe, train
+from synergic.train import Recipe, as_json, progress, read_recipe, train
 from synergic.weights import read_header
 
 if TYPE_CHECKING:
@@ -127,9 +127,8 @@ def protocols(recipe: Recipe, folders: Sequence[Path], **levels: Sequence[float]
         return {}
     low, high = (getattr(recipe.degradation, f"{kind}_{end}") for end in ("min", "max"))
     chosen = levels.get(kind) or [level for level in LEVELS[kind] if low <= level <= high] or [high]
-    blind = not recipe.network.conditioned
     return {
-        f"{folder.name}, {kind} {level:g}": Protocol(folder, **{kind: level}, blind=blind)  # type: ignore[arg-type]
+        f"{folder.name}, {kind} {level:g}": Protocol(folder, **{kind: level})  # type: ignore[arg-type]
         for folder in folders
         for level in chosen
     }
@@ -152,9 +151,11 @@ def ablate(
 
 def finish(run: Run, wanted: Mapping[str, Protocol], accelerator: str, say: Callable[[str], None]) -> None:
     """Train the rest of one run and evaluate it."""
-    done = max(validations(run.folder), default=0)
-    if done < run.recipe.steps:
-        say(f"training from step {done} to {run.recipe.steps}")
+    last = (read_log(run.folder) or [{"step": "0", "seconds": "0"}])[-1]
+    step, seconds = int(last["step"]), float(last["seconds"])
+    if progress(run.recipe, step, seconds) < 1:
+        end = run.recipe.steps if run.recipe.seconds is None else f"{run.recipe.seconds:g} s"
+        say(f"training from step {step} to {end}")
         resume = (run.folder / "state.safetensors").exists()
         train(run.recipe, run.folder, resume=resume, accelerator=accelerator)
     measure(run.folder, wanted, accelerator, say)
@@ -179,12 +180,18 @@ def recipe_of(weights: Path) -> dict[str, Any]:
     return as_json(known) | read_header(weights)[1].recipe
 
 
+def read_log(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's log."""
+    path = folder / "log.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def validations(folder: Path) -> dict[int, float]:
     """Validation PSNR by step, from a run's log."""
-    if not (folder / "log.csv").exists():
-        return {}
-    with (folder / "log.csv").open(newline="") as file:
-        return {int(row["step"]): float(row["validation_psnr"]) for row in csv.DictReader(file)}
+    return {int(row["step"]): float(row["validation_psnr"]) for row in read_log(folder)}
 
 
 def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Callable[[str], None]) -> None:

@@ -53,15 +53,21 @@ def told_strength(card: Card, conditioned: bool, sigma: float | None, quality: i
     what the weights cannot use, and for a sigma outside 0-255 or a quality outside 1-100."""
     if sigma is not None and quality is not None:
         raise SynergicError("sigma and quality: expected one of them, got both")
-    for name, value, least, most in (("sigma", sigma, 0, 255), ("quality", quality, 1, 100)):
+    for name, value in (("sigma", sigma), ("quality", quality)):
         if value is None:
             continue
         if not conditioned or (name == "quality") != (card.task == "jpeg"):
             raise SynergicError(f"{name}: {card.name} ({card.task}) works without; leave it out")
-        if not least <= value <= most:
-            raise SynergicError(f"{name}: expected {least} to {most}, got {value}")
-        return value / most
+        return share_of_range(name, value)
     return UNKNOWN_STRENGTH
+
+
+def share_of_range(name: str, value: float) -> float:
+    """A sigma or quality as a share of its greatest. Raises SynergicError outside its range."""
+    least, most = {"sigma": (0, 255), "quality": (1, 100)}[name]
+    if not least <= value <= most:
+        raise SynergicError(f"{name}: expected {least} to {most}, got {value}")
+    return value / most
 
 
 def published_weights() -> dict[str, Path]:

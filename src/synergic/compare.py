@@ -185,9 +185,8 @@ def colors_of(files: Sequence[Path]) -> int:
 
 def restore_whole(restorer: Restorer, protocol: Protocol, degraded: np.ndarray) -> np.ndarray:
     """The network's answer without tiles, told what the protocol says. H W C float32 -> the same."""
-    sigma, quality = (None, None) if protocol.blind else (protocol.sigma, protocol.quality)
     with torch.inference_mode():
-        restored = restorer.tensor(to_tensor(degraded)[None].to(restorer.device), sigma=sigma, quality=quality)
+        restored = restorer.tensor(to_tensor(degraded)[None].to(restorer.device), **protocol.told(restorer))
     return restored[0].permute(1, 2, 0).cpu().numpy()
 
 

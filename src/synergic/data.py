@@ -62,6 +62,17 @@ def read_folder(folder: Path, colors: int | None = None, *, eight_bit: bool = Tr
     return pictures
 
 
+def read_by_name(folder: Path, colors: int | None = None, *, eight_bit: bool = True) -> dict[str, np.ndarray]:
+    """`read_folder` by name. Raises SynergicError for two of one name: pairs are matched and restored pictures saved by
+    it."""
+    pictures: dict[str, np.ndarray] = {}
+    for name, pixels in read_folder(folder, colors, eight_bit=eight_bit):
+        if name in pictures:
+            raise SynergicError(f"{folder}: {name}: expected one picture of this name, got two suffixes; rename one")
+        pictures[name] = pixels
+    return pictures
+
+
 def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
     """H W C at `scale` times its height and width, same dtype, by bicubic interpolation that does not alias."""
     if scale == 1:
@@ -74,8 +85,8 @@ def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
 def read_pairs(clean: Path, degraded: Path, colors: int) -> dict[str, np.ndarray]:
     """Pictures of two folders that have one name, by it: H W 2C, the clean channels first. Every degraded picture has
     its clean one, of its size and depth."""
-    named, pairs = dict(read_folder(clean, colors, eight_bit=False)), {}
-    for name, pixels in read_folder(degraded, colors, eight_bit=False):
+    named, pairs = read_by_name(clean, colors, eight_bit=False), {}
+    for name, pixels in read_by_name(degraded, colors, eight_bit=False).items():
         own = named.get(name)
         if own is None or (own.shape, own.dtype) != (pixels.shape, pixels.dtype):
             got = "none" if own is None else f"{own.shape} {own.dtype}"
@@ -105,7 +116,8 @@ class Crops(Dataset[Batch]):
         small = [p.shape[:2] for p in pictures if min(p.shape[:2]) < crop_size]
         if small:
             raise SynergicError(
-                f"crop_size: expected at most the smallest picture, got {crop_size} and a picture of {small[0]}"
+                f"crop_size: expected at most the sides of every picture at its smallest scale, got {crop_size} and a "
+                f"picture of {small[0][0]} x {small[0][1]} there; leave such pictures out, or set a smaller crop_size"
             )
         self.pictures, self.degradation, self.crop_size = pictures, degradation, crop_size
         self.seed, self.patterns = seed, patterns

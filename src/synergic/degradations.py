@@ -6,15 +6,19 @@ a conditioned network is told: sigma/255 or quality/100.
 
 from dataclasses import dataclass
 from math import exp, log
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Generator, Tensor
 
 from synergic.card import UNKNOWN_STRENGTH
+from synergic.config import Amount, Positive, Share
 from synergic.errors import SynergicError
 from synergic.images import compress_jpeg
+
+Quality = Annotated[int, Field(ge=1, le=100)]
 
 
 class Degradation(Protocol):
@@ -53,16 +57,16 @@ def hidden(strength: float, blind: float, generator: Generator) -> float:
 class GaussianNoise:
     """White Gaussian noise of a random sigma."""
 
-    sigma_min: float = 0.0
+    sigma_min: Amount = 0.0
     """Least standard deviation, 0-255 scale."""
-    sigma_max: float = 75.0
+    sigma_max: Amount = 75.0
     """Greatest standard deviation, 0-255 scale."""
-    skew: float = 1.0
+    skew: Positive = 1.0
     """1 draws sigma uniformly; more draws low levels more often (the power of a uniform number)."""
-    clipped: float = 0.0
+    clipped: Share = 0.0
     """Share of pictures whose noise ends at black and white, as in a file of 8 bits; else it goes beyond, as in the
     field's tables."""
-    blind: float = 0.25
+    blind: Share = 0.25
     """Share of pictures whose strength is hidden from the network."""
 
     def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
@@ -78,15 +82,15 @@ class GaussianNoise:
 class JPEG:
     """JPEG compression of a random quality."""
 
-    quality_min: int = 5
+    quality_min: Quality = 5
     """Least quality, 1-100."""
-    quality_max: int = 95
+    quality_max: Quality = 95
     """Greatest quality, 1-100."""
-    skew: float = 1.0
+    skew: Positive = 1.0
     """1 draws the quality uniformly; more draws low ones more often (the power of a uniform number)."""
-    subsampled: float = 0.5
+    subsampled: Share = 0.5
     """Share of colour pictures compressed with chroma subsampling (4:2:0)."""
-    blind: float = 0.25
+    blind: Share = 0.25
     """Share of pictures whose strength is hidden from the network."""
 
     def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
@@ -110,29 +114,29 @@ class CameraNoise:
     (in-camera pipeline with demosaicing and JPEG).
     """
 
-    shot_min: float = 3e-5
+    shot_min: Positive = 3e-5
     """Least shot noise: variance for a linear signal of 1. Brooks et al. measured 1e-4 to 1.2e-2 on a phone."""
-    shot_max: float = 2e-2
+    shot_max: Positive = 2e-2
     """Greatest shot noise."""
-    skew: float = 0.6
+    skew: Positive = 0.6
     """1 draws the shot noise's logarithm uniformly; less draws strong noise more often (the power of the share)."""
-    reduced: float = 0.25
+    reduced: Share = 0.25
     """Share of pictures made smaller after the camera: their noise is not correlated by demosaicing."""
-    filtered: float = 0.75
+    filtered: Share = 0.75
     """Share of pictures whose noise in-camera filters have changed; the rest comes from a raw converter without any."""
-    fine_max: float = 1.6
+    fine_max: Amount = 1.6
     """Greatest sigma, in pixels, of the blur that in-camera filters and resizing leave on the noise."""
-    coarse_max: float = 2.0
+    coarse_max: Amount = 2.0
     """Greatest weight of the noise's coarse part (blurred with sigma 1-3), which in-camera filters let through."""
-    chroma_min: float = 0.0
+    chroma_min: Share = 0.0
     """Least share of the noise's colour that in-camera filters leave."""
-    jpeg: float = 0.7
+    jpeg: Share = 0.7
     """Share of pictures that end as a JPEG."""
-    quality_min: int = 75
+    quality_min: Quality = 75
     """Least JPEG quality."""
-    clean: float = 0.05
+    clean: Share = 0.05
     """Share of pictures without sensor noise: what is clean is to be left alone."""
-    blind: float = 0.75
+    blind: Share = 0.75
     """Share of pictures whose strength (root mean square of the noise) is hidden from the network."""
 
     def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
@@ -186,7 +190,8 @@ class Camera:
 
     @staticmethod
     def draw(generator: Generator) -> "Camera":
-        """A random camera: crosstalk between the colours as colour matrices have it, gains as in Brooks et al."""
+        """A random camera: crosstalk between the colours as colour matrices have it; gains about Brooks et al.'s,
+        from wider ranges."""
         crosstalk = torch.rand(3, 3, generator=generator) * 0.6 * (1 - torch.eye(3))
         matrix = torch.eye(3) + torch.diag(crosstalk.sum(1)) - crosstalk
         digital = 1 / max(0.5, 0.8 + 0.1 * torch.randn((), generator=generator).item())

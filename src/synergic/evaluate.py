@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from synergic.data import matlab_luma, read_folder, to_colors, to_tensor, to_uint8
+from synergic.card import share_of_range
+from synergic.data import matlab_luma, read_by_name, to_colors, to_tensor, to_uint8
 from synergic.degradations import add_gaussian_noise, add_jpeg_artifacts, in_8_bits
 from synergic.errors import SynergicError
 from synergic.files import check_free, write_text
@@ -53,6 +54,8 @@ class Protocol:
         given = [name for name in ("sigma", "quality", "pairs") if getattr(self, name) is not None]
         if len(given) != 1:
             raise SynergicError(f"evaluate: expected one of sigma, quality, pairs, got {' and '.join(given) or 'none'}")
+        if self.pairs is None:
+            share_of_range(given[0], getattr(self, given[0]))
         if self.clipped and self.sigma is None:
             raise SynergicError(f"clipped: expected it with sigma, got it with {given[0]}; leave it out")
 
@@ -80,6 +83,13 @@ class Protocol:
             return pixels
         return to_colors(pixels, 1) if self.quality is None else matlab_luma(pixels)
 
+    def told(self, restorer: Restorer) -> dict[str, Any]:
+        """The sigma or quality that the network is told; nothing if `blind`, or if it takes none."""
+        known = {"sigma": self.sigma, "quality": self.quality}
+        if self.blind or not restorer.conditioned:
+            return {}
+        return {name: value for name, value in known.items() if value is not None}
+
     def degrade(self, clean: Tensor) -> Tensor:
         """The synthetic degradation. C H W -> C H W."""
         if self.sigma is not None:
@@ -92,31 +102,22 @@ class Protocol:
         """The protocol in words, to stand beside every figure."""
         held = "clipped to [0, 1], rounded to 8 bit" if self.clipped else "float32, not clipped"
         kinds = {"sigma": f"white Gaussian noise, sigma {self.sigma}, {held}, seed {self.seed} per picture"}
-        kinds["quality"] = f"JPEG quality {self.quality}; gray networks: luma as MATLAB's rgb2ycbcr (16-235)"
+        gray = restorer.network.config.colors == 1
+        chroma = "luma as MATLAB's rgb2ycbcr (16-235)" if gray else "colour whole (4:4:4)"
+        kinds["quality"] = f"JPEG quality {self.quality}, {chroma}"
         kinds["pairs"] = f"degraded pictures from {self.pairs}"
         given = next(name for name in kinds if getattr(self, name) is not None)
         window, precision = restorer.network.config.window, str(restorer.precision).removeprefix("torch.")
         return {
             "data": str(self.data),
             "degradation": kinds[given],
-            "strength": "unknown to the network" if self.blind or self.pairs else "known to the network",
+            "strength": "known to the network" if self.told(restorer) else "unknown to the network",
             "inference": f"whole picture, no tiles, attention windows {window}, {precision}",
             "ensemble": restorer.ensemble,
             "output": "clipped to [0, 1], rounded to 8 bit",
             "psnr": "dB, whole picture, no border, mean over pictures",
             "ssim": "Wang et al. 2004, 11x11 Gaussian of sigma 1.5, valid region, data range 255, mean over channels",
         }
-
-
-def read_by_name(folder: Path) -> dict[str, np.ndarray]:
-    """Every picture of a folder by its name without suffix, sorted. Raises SynergicError for two of one name: pairs are
-    matched and restored pictures saved by it."""
-    pictures: dict[str, np.ndarray] = {}
-    for name, pixels in read_folder(folder):
-        if name in pictures:
-            raise SynergicError(f"{folder}: {name}: expected one picture of this name, got two suffixes; rename one")
-        pictures[name] = pixels
-    return pictures
 
 
 def evaluate(
@@ -129,10 +130,10 @@ def evaluate(
     """
     images, shown = [], []
     earlier = set[str]() if save is None else check_save(save, protocol, overwrite)
-    sigma, quality = (None, None) if protocol.blind else (protocol.sigma, protocol.quality)
+    told = protocol.told(restorer)
     for name, degraded, clean in protocol.samples(restorer.network.config.colors):
         with torch.inference_mode():
-            restored = to_uint8(restorer.tensor(degraded[None].to(restorer.device), sigma=sigma, quality=quality)[0])
+            restored = to_uint8(restorer.tensor(degraded[None].to(restorer.device), **told)[0])
         scores = {
             "psnr": psnr(restored, clean),
             "ssim": ssim(restored, clean),

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from synergic.card import Card, Task
-from synergic.config import read_config
+from synergic.config import Amount, Count, Positive, Share, Whole, read_config
 from synergic.data import Batch, Crops, read_folder, read_pairs, scaled, to_uint8
 from synergic.degradations import JPEG, CameraNoise, GaussianNoise
 from synergic.errors import SynergicError
@@ -60,39 +61,39 @@ class Recipe:
     """The training pictures in words, for the weights' card."""
     licence: str
     """Their licence, for the weights' card."""
-    steps: int
+    steps: Count
     """Length of the run."""
-    seconds: float | None = None
+    seconds: Positive | None = None
     """Its length where a machine is lent for a time: the learning rate then falls with the time, and the run ends with
     it or with its steps, whichever comes first."""
-    scales: tuple[float, ...] = (1.0,)
-    """Every picture is trained and validated on at each of these sizes, as often at one as at another; smaller ones are
-    sharper from pixel to pixel."""
-    patterns: float = 0.0
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    """Every clean picture is trained and validated on at each of these sizes, as often at one as at another; smaller
+    ones are sharper from pixel to pixel. Pairs stay as they are."""
+    patterns: Share = 0.0
     """Share of the training crops that made-up stripes or weaves are laid over."""
-    crop_size: int = 64
+    crop_size: Count = 64
     """Side of a training crop, in pixels."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Crops a step, over all processes."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Parts that each process computes one after another: memory falls, the step stays the same."""
     loss: Literal["charbonnier", "l1", "mse", "log_mse"] = "charbonnier"
     """charbonnier learns fast; log_mse is what is measured, every crop's decibels alike, for a run that goes on."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon steps the weight matrices of the blocks, AdamW the rest; adamw steps all."""
-    learning_rate: float = 1.5e-3
+    learning_rate: Positive = 1.5e-3
     """Greatest learning rate."""
-    warmup: int = 200
+    warmup: Whole = 200
     """Steps over which the learning rate rises from zero."""
-    cooldown: float = 0.4
+    cooldown: Annotated[float, Field(gt=0, le=1)] = 0.4
     """Share of the run, at its end, over which the learning rate falls to zero."""
-    weight_decay: float = 1e-4
+    weight_decay: Amount = 1e-4
     """Share of a weight that decays with every step, times the learning rate."""
-    clip: float = 1.0
+    clip: Positive = 1.0
     """Greatest norm of the gradient."""
-    ema: float = 0.998
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     """Decay of the moving average of the weights; the average is what is validated and saved."""
-    seed: int = 1
+    seed: Whole = 1
     """Seed of the initial weights and of every batch."""
     pairs: Path | None = None
     """Folder of degraded pictures with names of clean training pictures; a clean one that has no pair is degraded."""
@@ -100,9 +101,9 @@ class Recipe:
     """The same for validation."""
     init: str | None = None
     """Published weights, a weights file or hub:owner/name to start from; tensors of another shape start fresh."""
-    validate_every: int = 500
+    validate_every: Count = 500
     """Steps between validations; the state is saved with each."""
-    workers: int = 0
+    workers: Whole = 0
     """Processes that prepare batches; 0 prepares them in the loop."""
 
 
@@ -110,15 +111,23 @@ def read_recipe(path: Path, changes: Mapping[str, str] | None = None) -> Recipe:
     """A recipe from TOML with changes such as {"network.depth": "4"}. Unknown keys raise SynergicError."""
     try:
         values = tomllib.loads(path.read_text())
-        for key, text in (changes or {}).items():
-            *tables, name = key.split(".")
-            table = values
-            for part in tables:
-                table = table.setdefault(part, {})
-            table[name] = _toml_value(text)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no TOML, or no text
         raise SynergicError(f"{path}: expected a recipe in TOML, got {error}") from None
+    for key, text in (changes or {}).items():
+        *tables, name = key.split(".")
+        table = values
+        for part in tables:
+            table = table_of(table, part, path)
+        table[name] = _toml_value(text)
     return recipe_from(values, path)
+
+
+def table_of(values: dict[str, Any], key: str, source: object) -> dict[str, Any]:
+    """The table of that name, an empty one unless it is there. Raises SynergicError for anything else."""
+    table = values.setdefault(key, {})
+    if not isinstance(table, dict):
+        raise SynergicError(f"{source}: {key}: expected a table, got {table!r}")
+    return table
 
 
 def recipe_from(values: dict[str, Any], source: object) -> Recipe:
@@ -128,9 +137,10 @@ def recipe_from(values: dict[str, Any], source: object) -> Recipe:
         raise SynergicError(f"{source}: edition: expected one of {', '.join(EDITIONS)}, got {edition!r}")
     if task not in DEGRADATIONS:
         raise SynergicError(f"{source}: task: expected one of {', '.join(DEGRADATIONS)}, got {task!r}")
-    changes = {key: None if value == "none" else value for key, value in values.get("network", {}).items()}
+    changes = {key: None if value == "none" else value for key, value in table_of(values, "network", source).items()}
     values["network"] = read_config(SATNetConfig, asdict(EDITIONS[edition]) | changes, f"{source}: network")
-    values["degradation"] = read_config(DEGRADATIONS[task], values.get("degradation", {}), f"{source}: degradation")
+    degradation = table_of(values, "degradation", source)
+    values["degradation"] = read_config(DEGRADATIONS[task], degradation, f"{source}: degradation")
     return read_config(Recipe, values, source)
 
 
@@ -168,6 +178,8 @@ def train(
     state = State(recipe, run, fabric, resume, training_layout(device, chosen))
     training, validation = training_batches(recipe, state.step, fabric), validation_batches(recipe)
     fabric.print(f"{recipe.name}: {count_parameters(state.network):,} parameters, {state.hardware}")
+    if progress(recipe, state.step, state.seconds) >= 1:  # resumed after its end
+        return
     begun = saved = time.monotonic()
     losses = []
     for batch in training:
@@ -249,6 +261,11 @@ def mean_over_processes(value: Tensor, fabric: Fabric) -> float:
     return mean.item()
 
 
+def length(recipe: Recipe) -> str:
+    """How long a run is to be, in words."""
+    return f"{recipe.steps} steps or {recipe.seconds} seconds"
+
+
 def progress(recipe: Recipe, step: int, seconds: float) -> float:
     """How much of a run is over: of its steps or of its seconds, whichever is more."""
     return max(step / recipe.steps, seconds / recipe.seconds if recipe.seconds else 0.0)
@@ -256,7 +273,7 @@ def progress(recipe: Recipe, step: int, seconds: float) -> float:
 
 def learning_rate(recipe: Recipe, step: int, warm_from: int = 0, seconds: float = 0.0) -> float:
     """Linear warm-up from step `warm_from` on, constant, then linear to zero over the last `cooldown` of the run."""
-    rising = (step - warm_from + 1) / recipe.warmup
+    rising = (step - warm_from + 1) / max(recipe.warmup, 1)
     falling = (1 - progress(recipe, step, seconds)) / recipe.cooldown
     return recipe.learning_rate * max(0.0, min(1.0, rising, falling))
 
@@ -347,7 +364,7 @@ FACTS = {
     "earlier_steps": int,
     "earlier_seconds": float,
     "earlier_hardware": str,
-    "steps": int,
+    "length": str,
     "warm_from": int,
 }
 """What a state knows besides its tensors."""
@@ -375,7 +392,7 @@ class State:
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True)
         self.model, *self.optimizers = fabric.setup(self.network, *optimizers(self.network, recipe))
         self.step, self.seconds, self.row = 0, 0.0, dict[str, float]()
-        self.steps, self.warm_from = recipe.steps, 0
+        self.length, self.warm_from = length(recipe), 0
         if resume:
             self.load()
 
@@ -434,8 +451,8 @@ class State:
         """Become the state that these tensors hold."""
         for key, kind in FACTS.items():
             setattr(self, key, kind(metadata[key]))
-        if self.steps != self.recipe.steps:  # another schedule: a rate that jumped up would throw the run back
-            self.steps, self.warm_from = self.recipe.steps, self.step
+        if self.length != length(self.recipe):  # another schedule: a rate that jumped up would throw the run back
+            self.length, self.warm_from = length(self.recipe), self.step
         self.network.load_state_dict(_below(tensors, "network."))
         self.average.load_state_dict(_below(tensors, "average."))
         for number, optimizer in enumerate(self.optimizers):
