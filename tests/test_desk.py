@@ -1,6 +1,7 @@
 """The page's desk, without HTTP: the same bytes as the command, visitors kept apart, limits, nothing left behind."""
 
 import gc
+import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -199,6 +200,25 @@ def test_room_is_limited_in_number_and_on_disk(desk: Desk, monkeypatch: pytest.M
     monkeypatch.setattr(module, "SPARE_BYTES", 2**62)
     with pytest.raises(FullError, match="disk: expected .* GB of room, got less"):
         desk.accept("a.png")
+
+
+def test_a_result_that_has_no_room_is_no_fault(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8)))
+    free = shutil.disk_usage(desk.folder).free
+    monkeypatch.setattr(module, "SPARE_BYTES", free * 2)
+    with pytest.raises(FullError, match="disk: expected .* GB of room, got less; try again later"):
+        restored(desk, token)
+    assert caplog.text == ""
+    monkeypatch.undo()
+    restored(desk, token)
+    assert desk.save(token, 1.0).exists()
+
+
+def test_a_folder_that_was_tidied_away_is_made_again(desk: Desk, tmp_path: Path) -> None:
+    shutil.rmtree(desk.folder)
+    hand_in(desk, save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8)))
 
 
 def test_the_line_is_limited_tells_its_length_and_can_be_left(

@@ -34,6 +34,15 @@ def test_weights_go_to_the_hub_and_come_back(hub: Path, make_weights: MakeWeight
         np.testing.assert_array_equal(Restorer.from_pretrained(name, **options)(image), wanted)
 
 
+def test_an_upload_that_fails_is_one_line(make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise RuntimeError("[Errno 111] Connection refused\nsecond line")
+
+    monkeypatch.setattr(HubWeights, "push_to_hub", refuses)
+    with pytest.raises(SynergicError, match=r"^owner/name: cannot be uploaded to: \[Errno 111\] Connection refused$"):
+        push_to_hub(make_weights(), "owner/name")
+
+
 @pytest.mark.parametrize("name", ["hub:owner/other", "hub:owner/name@v2", "hub:a/b/c", "hub:"])
 def test_what_is_not_on_the_hub_is_one_line(hub: Path, make_weights: MakeWeights, name: str) -> None:
     push_to_hub(make_weights(), "owner/name")

@@ -245,12 +245,17 @@ class Desk:
         with self.lock:
             if len(self.held) >= self.limits.kept:
                 raise FullError(f"pictures: expected at most {self.limits.kept} in all, got one more; try again later")
-            if shutil.disk_usage(self.folder).free < SPARE_BYTES:
-                raise FullError(f"disk: expected {SPARE_BYTES / 1e9:g} GB of room, got less; try again later")
+            self.folder.mkdir(mode=0o700, exist_ok=True)  # whoever tidies temporary folders may have taken it
+            self.check_room()
             token = secrets.token_urlsafe(24)
             self.held[token] = Held(self.folder / token, suffix, time.monotonic())
             self.held[token].folder.mkdir(mode=0o700)
         return token
+
+    def check_room(self, size: int = 0) -> None:
+        """Raise FullError unless the disk has room for `size` bytes and some to spare."""
+        if shutil.disk_usage(self.folder).free < SPARE_BYTES + size:
+            raise FullError(f"disk: expected {(SPARE_BYTES + size) / 1e9:.3g} GB of room, got less; try again later")
 
     def find(self, token: str) -> Held:
         """The picture under a token."""
@@ -342,6 +347,7 @@ class Desk:
     def _keep(self, held: Held, picture: Picture, restored: np.ndarray) -> None:
         """A result in place of the last one and of what was drawn of that."""
         with self._files_of(held):
+            self.check_room(restored.nbytes)
             np.save(held.folder / "new.npy", restored)
             write_picture(held.view("restored"), visible(replace(picture, pixels=restored)), overwrite=True)
             left_out = left_out_of(picture, held.folder / f"corner{held.suffix}")

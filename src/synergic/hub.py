@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from synergic.card import HUB, HUB_FILE, find_weights
 from synergic.errors import SynergicError, first_line
@@ -27,16 +26,17 @@ def push_to_hub(name_or_path: str | Path, repository: str, *, private: bool = Fa
 
     token: of an account that may write there; the one of `hf auth login` unless given.
     """
+    weights = HubWeights(find_weights(name_or_path))
     try:
-        return HubWeights(find_weights(name_or_path)).push_to_hub(
+        return weights.push_to_hub(
             repository,
             private=private,
             token=token,
             commit_message="Weights",
             model_card_kwargs={"repository": repository},
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise SynergicError(f"{repository}: cannot be uploaded to: {first_line(error)}") from None
+    except Exception as error:  # no network, no rights, no such name, ...: each from another library below this one
+        raise SynergicError(f"{repository}: cannot be uploaded to: {first_line(error)}") from error
 
 
 class HubWeights(ModelHubMixin):

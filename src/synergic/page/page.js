@@ -1,5 +1,5 @@
 // The page's behaviour. `element` (page.html) and `props` come from Gradio; its controls call `window.synergic`.
-// A picture of the page: {file, name, state, token, width, height, asked, results, error, ...}. Its state: queued,
+// A picture of the page: {file, name, state, token, width, height, asked, results, error, item, ...}. Its state: queued,
 // sending, then what the server says (waiting, running, restored, stopped, failed). `drawing` is what the server says of
 // a drawing that it is making ({name, state, ...}), `laid` the name of the one that lies over the picture.
 
@@ -175,15 +175,27 @@ function forget(picture) {
   picture.token = null;
 }
 
-async function save(chosen) {
-  for (const picture of chosen) {
+async function save(picture) {
+  try {
     const response = await send("GET", `pictures/${picture.token}/file?strength=${strength}`);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(await response.blob());
     link.download = picture.name.replace(/(\.\w+)$/, "-restored$1");
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  } catch (error) {
+    if (error.status !== 404) {
+      show(picture); // or the error would not be seen
+      return change(picture, { error: said(error) });
+    }
+    notice = "the server had thrown pictures away; they are restored again, download them then";
+    change(picture, { token: null, width: null, results: 0, state: "queued" });
+    work();
   }
+}
+
+function keep() { // what lies on an open page is in use
+  for (const { token } of pictures) if (token) send("GET", `pictures/${token}`).catch(() => {});
 }
 
 window.synergic = {
@@ -211,11 +223,8 @@ window.synergic = {
     const label = button.textContent;
     button.disabled = true;
     button.textContent = "Preparing…";
-    try {
-      await save(all ? pictures.filter((picture) => picture.results) : [shown]);
-    } catch (error) {
-      change(shown, { error: said(error) });
-    }
+    for (const picture of all ? pictures.filter((picture) => picture.results) : [shown])
+      if (pictures.includes(picture)) await save(picture); // or it was removed meanwhile
     button.textContent = label;
     button.disabled = false;
   },
@@ -253,24 +262,28 @@ function isOld(picture) {
 
 function drawNames() {
   list.hidden = pictures.length === 0;
-  list.replaceChildren(
-    ...pictures.map((picture) => {
-      const item = document.createElement("li");
-      const name = item.appendChild(document.createElement("button"));
-      const away = item.appendChild(document.createElement("button"));
-      const kept = picture.results && !UNDER_WAY.includes(picture.state) && picture.state !== "queued";
-      item.className = kept ? "restored" : picture.state; // an earlier result outlives a run that failed
-      name.textContent = picture.name;
-      const size = picture.width && `${picture.width} × ${picture.height}`;
-      name.title = [picture.name, size, picture.made].filter(Boolean).join(", ");
-      name.ariaCurrent = picture === shown;
-      name.onclick = () => show(picture);
-      away.textContent = "×";
-      away.ariaLabel = `Remove ${picture.name}`;
-      away.onclick = () => remove(picture);
-      return item;
-    }),
-  );
+  const items = pictures.map((picture) => (picture.item ??= named(picture)));
+  for (const item of [...list.children]) if (!items.includes(item)) item.remove();
+  list.append(...items.filter((item) => !item.parentNode)); // the others stay: one of them may be under a finger
+  for (const picture of pictures) {
+    const kept = picture.results && !UNDER_WAY.includes(picture.state) && picture.state !== "queued";
+    picture.item.className = kept ? "restored" : picture.state; // an earlier result outlives a run that failed
+    const name = picture.item.firstChild, size = picture.width && `${picture.width} × ${picture.height}`;
+    name.title = [picture.name, size, picture.made].filter(Boolean).join(", ");
+    name.ariaCurrent = picture === shown;
+  }
+}
+
+function named(picture) {
+  const item = document.createElement("li");
+  const name = item.appendChild(document.createElement("button"));
+  const away = item.appendChild(document.createElement("button"));
+  name.textContent = picture.name;
+  name.onclick = () => show(picture);
+  away.textContent = "×";
+  away.ariaLabel = `Remove ${picture.name}`;
+  away.onclick = () => remove(picture);
+  return item;
 }
 
 function drawProgress() {
@@ -426,7 +439,7 @@ viewer.onkeydown = (event) => {
     ArrowLeft: () => slide((split - 0.02) * viewer.clientWidth),
     ArrowRight: () => slide((split + 0.02) * viewer.clientWidth),
   };
-  if (!keys[event.key]) return;
+  if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return; // the browser's own
   event.preventDefault();
   keys[event.key]();
 };
@@ -469,4 +482,5 @@ window.addEventListener("pagehide", (event) => {
   if (event.persisted) return; // it may come back
   for (const { token } of pictures) if (token) fetch(`pictures/${token}`, { method: "DELETE", keepalive: true });
 });
+setInterval(keep, 300000); // milliseconds: sooner than the server throws away what nobody uses
 draw();
