@@ -758,10 +758,14 @@ def test_pictures_of_an_open_page_are_in_use(open_page: Callable[..., tuple[Page
     page.reload()
     page.wait_for_selector(".drop")
     page.set_input_files(".drop input", save(tmp_path / "a.png", np.zeros((20, 30, 1), np.uint8)))
-    page.clock.run_for(5_000)
-    wait_until(lambda: states(page) == ["restored"] or bool(page.clock.run_for(1_000)))
+
+    def done() -> bool:
+        page.clock.run_for(1_000)
+        return states(page) == ["restored"]
+
+    wait_until(done)
     asked = len(requests)
-    page.clock.run_for(Limits().idle_seconds * 1000 / 2)
+    page.clock.run_for(int(Limits().idle_seconds * 1000 / 2))
     kept = [request for request in requests[asked:] if re.search(r"GET .*/pictures/[\w-]+$", request)]
     assert len(kept) == Limits().idle_seconds / 2 / 300
 
