@@ -108,6 +108,23 @@ def test_an_unknown_name_lists_the_published_ones() -> None:
         load_weights("nothing-like-it")
 
 
+def test_float16_is_half_the_size_and_loads_as_float32(tmp_path: Path) -> None:
+    network, paths = tiny_network(extraction="plain"), [tmp_path / "whole", tmp_path / "half"]
+    for path, half in zip(paths, (False, True), strict=True):
+        save_weights(path, network, tiny_card(), half=half)
+    headers = [int.from_bytes(path.read_bytes()[:8], "little") for path in paths]
+    whole, halved = (path.stat().st_size - header for path, header in zip(paths, headers, strict=True))
+    assert 0.49 < halved / whole < 0.52
+    for key, tensor in load_weights(paths[1])[0].state_dict().items():
+        own = network.state_dict()[key]
+        assert tensor.dtype == own.dtype
+        assert torch.equal(tensor, own.half().to(own.dtype)), key
+
+
+def test_published_weights_are_small() -> None:
+    assert sum(path.stat().st_size for path in published_weights().values()) < 25_000_000
+
+
 @pytest.mark.parametrize("name", published_weights())
 def test_published_weights_load_and_say_what_they_are(name: str) -> None:
     network, card = load_weights(name)

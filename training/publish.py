@@ -1,7 +1,8 @@
-"""Measure a run's weights and put them into the package: `python training/publish.py RUN DATA [--limits TEXT]`.
+"""Measure a run's weights and put them into the package: `python training/publish.py RUN DATA [--half] [--limits TEXT]`.
 
 DATA holds the benchmark folders (set12, bsd68, nam25/clean and nam25/degraded, ...). The scores and their protocol go
-onto the card, the whole reports into training/results, from which training/results.py writes docs/results.md.
+onto the card, the whole reports into training/results, from which training/results.py writes docs/results.md. --half
+measures and writes float16, at half the size.
 """
 
 import argparse
@@ -40,6 +41,7 @@ def blind(benchmarks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 BENCHMARKS = {
     "gray-denoise": noise("Set12", "BSD68") | blind(noise("Set12")),
+    "gray-denoise-basic": noise("Set12", "BSD68") | blind(noise("Set12")),
     "color-denoise": noise("CBSD68"),
     "gray-jpeg": jpeg(Classic5="classic5", LIVE1="live1_luma") | blind(jpeg(Classic5="classic5")),
     "color-jpeg": jpeg(LIVE1="live1"),
@@ -47,10 +49,15 @@ BENCHMARKS = {
 }
 
 
-def main(run: Path, data: Path, limits: str) -> None:
+def main(run: Path, data: Path, half: bool, limits: str) -> None:
     """Evaluate on every benchmark of these weights, then save them with their scores."""
-    network, card = load_weights(run / "weights.safetensors")
-    restorer = Restorer.from_pretrained(run / "weights.safetensors", device="cpu")
+    weights = run / "weights.safetensors"
+    network, card = load_weights(weights)
+    if half:
+        weights = run / "half.safetensors"
+        save_weights(weights, network, card, half=True)
+        network, card = load_weights(weights)
+    restorer = Restorer.from_pretrained(weights, device="cpu")
     reports = {}
     for name, options in BENCHMARKS[card.name].items():
         folders = {key: data / value for key, value in options.items() if key in ("data", "pairs")}
@@ -70,7 +77,7 @@ def main(run: Path, data: Path, limits: str) -> None:
         limits=limits,
         recipe=card.recipe | {key: Path(card.recipe[key]).name for key in ("pictures", "validation")},
     )
-    save_weights(PUBLISHED / f"{card.name}.safetensors", network, measured)
+    save_weights(PUBLISHED / f"{card.name}.safetensors", network, measured, half=half)
     (PUBLISHED / f"{card.name}.safetensors").chmod(0o644)
     seconds = round(seconds_per_megapixel(restorer, side=1000, rounds=2), 2)
     results = {"seconds_per_megapixel": seconds, "hardware": describe(restorer.device), "reports": reports}
@@ -82,6 +89,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--half", action="store_true")
     parser.add_argument("--limits", default="")
     arguments = parser.parse_args()
-    main(arguments.run, arguments.data, arguments.limits)
+    main(arguments.run, arguments.data, arguments.half, arguments.limits)

@@ -43,9 +43,10 @@ def page() -> str:
     parts = [INTRODUCTION.format(protocol=protocol, ssim=words["ssim"], literature=literature["note"])]
     parts += [machine_row(name, results[name]) for name in results]
     for table in literature["tables"]:
-        if table["weights"] in results:
+        ours = {name: results[name]["reports"] for name in table["weights"] if name in results}
+        if ours:
             parts.append(f"\n## {table['title']}\n\n{table['note']}\n\n")
-            parts.append(comparison(table, results[table["weights"]]["reports"]))
+            parts.append(comparison(ours, table["methods"]))
     return "".join(parts)
 
 
@@ -64,15 +65,14 @@ def precision(card: Card) -> str:
     return next(name for name in PRECISIONS if f", {name};" in card.protocol)
 
 
-def comparison(table: dict[str, Any], reports: dict[str, Any]) -> str:
+def comparison(ours: dict[str, Any], literature: dict[str, dict[str, str]]) -> str:
     """A benchmark per row; the degraded picture, our weights and the literature side by side, PSNR/SSIM."""
-    methods = list(table["methods"])
-    header = ["", "degraded", f"**`{table['weights']}`**", *methods]
+    header = ["", "degraded", *(f"**`{weights}`**" for weights in ours), *literature]
     rows = ["| " + " | ".join(header) + " |\n", "|---" * len(header) + "|\n"]
-    for name, report in reports.items():
-        ours = f"**{report['psnr']:.2f}**/{report['ssim']:.4f}"
-        theirs = [table["methods"][method].get(name, "") for method in methods]
-        rows.append("| " + " | ".join([name, f"{report['degraded_psnr']:.2f}", ours, *theirs]) + " |\n")
+    for name, report in next(iter(ours.values())).items():
+        own = [f"**{reports[name]['psnr']:.2f}**/{reports[name]['ssim']:.4f}" for reports in ours.values()]
+        theirs = [method.get(name, "") for method in literature.values()]
+        rows.append("| " + " | ".join([name, f"{report['degraded_psnr']:.2f}", *own, *theirs]) + " |\n")
     return "".join(rows)
 
 

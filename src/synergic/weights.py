@@ -22,12 +22,14 @@ STATE_DICT_FORMAT = "synergic-state-dict-1"
 CONFIG_KEY = "config"
 """The tensor that holds the configuration where a program reads nothing but tensors."""
 
-_TYPES = {torch.float32: "F32", torch.int64: "I64"}  # as safetensors writes the types that a network holds
+_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}  # as safetensors names them
 
 
-def save_weights(path: Path, network: SATNet, card: Card) -> None:
-    """Write a network and its card as one file; it appears whole or not at all."""
+def save_weights(path: Path, network: SATNet, card: Card, *, half: bool = False) -> None:
+    """Write a network and its card as one file; it appears whole or not at all. `half`: float16, half the size."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+    if half:
+        tensors = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
     metadata = {"format": FORMAT, "config": json.dumps(asdict(network.config)), "card": json.dumps(asdict(card))}
     save_tensors(path, tensors, metadata)
 
@@ -121,11 +123,12 @@ def unfilled(config: SATNetConfig) -> SATNet:
 
 
 def check_tensors(network: SATNet, held: Mapping[str, str], source: object) -> None:
-    """Every tensor of the network must be there, of its type and shape ("F32 [8, 3, 3, 3]"), and no other."""
+    """Every tensor of the network must be there, of its type and shape ("F32 [8, 3, 3, 3]"), and no other. Floats may
+    have 16 bits."""
     expected = {key: f"{_TYPES[tensor.dtype]} {list(tensor.shape)}" for key, tensor in network.state_dict().items()}
     for key in sorted(expected.keys() | held.keys()):
         want, got = expected.get(key, "none"), held.get(key, "none")
-        if want != got:
+        if want != got.replace("F16", "F32"):
             raise SynergicError(f"{source}: {key}: expected {want}, got {got}; the file is damaged")
 
 
