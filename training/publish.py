@@ -1,4 +1,4 @@
-"""Measure a run's weights and put them into the package: `python training/publish.py RUN DATA [--half] [--limits TEXT]`.
+"""Measure a run's weights, put them into the package: `python training/publish.py RUN DATA [--half] [--limits TEXT]`.
 
 DATA holds the benchmark folders (set12, bsd68, nam25/clean and nam25/degraded, ...). The scores and their protocol go
 onto the card, the whole reports into training/results, from which training/results.py writes docs/results.md. --half
