@@ -85,6 +85,32 @@ def test_a_private_photograph_stays_private(folder: Path, make_weights: MakeWeig
     assert modes["b.jpg"] == S_IMODE((folder / "b.jpg").stat().st_mode), "as readable as before"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="rights")
+def test_folders_are_as_private_as_those_they_mirror(folder: Path, make_weights: MakeWeights) -> None:
+    folder.chmod(0o750)
+    (folder / "deep").chmod(0o500)
+    out, plain = folder.parent / "new" / "out", folder.parent / "plain"
+    plain.mkdir()
+    results = list(restore_files(plan_jobs([folder], out), options(make_weights())))
+    assert "restored" in {result["status"] for result in results}
+    modes = {path.name: S_IMODE(path.stat().st_mode) for path in (out, out / "deep", out.parent)}
+    assert modes == {"out": 0o750, "deep": 0o700, "new": S_IMODE(plain.stat().st_mode)}
+
+
+def test_a_folder_in_the_place_of_an_output_is_not_skipped(folder: Path, make_weights: MakeWeights) -> None:
+    out = folder.parent / "out"
+    (out / "a.png").mkdir(parents=True)
+    (result,) = restore_files(plan_jobs([folder / "a.png"], out), options(make_weights()), resume=True)
+    assert result["status"] == "failed"
+
+
+def test_a_task_that_the_weights_are_not_for_is_refused(make_weights: MakeWeights) -> None:
+    weights = make_weights("jpeg")
+    Options(weights=str(weights), task="jpeg").check()
+    with pytest.raises(SynergicError, match="task: expected jpeg, which jpeg-1-True are for, got denoise; leave it"):
+        Options(weights=str(weights), task="denoise").check()
+
+
 def test_outputs_by_name(folder: Path) -> None:
     out = folder.parent / "out"
     assert plan_jobs([folder / "a.png"], out / "x.tif") == [Job(folder / "a.png", out / "x.tif")]

@@ -210,6 +210,43 @@ def test_evaluate_writes_the_contract(
     assert other["protocol"]["strength"] == "unknown to the network"
 
 
+def test_evaluate_says_names_without_control_characters(
+    tmp_path: Path, make_weights: MakeWeights, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "clean" / "a\x1b[2J\nb\udce9.png", np.zeros((32, 32, 1), np.uint8))
+    options = ("--weights", make_weights(), "--data", tmp_path / "clean", "--sigma", 25, "--device", "cpu")
+    code, out, _ = call(capsys, monkeypatch, "evaluate", *options)
+    assert code == 0
+    assert "\na?[2J b?  " in out
+
+
+@pytest.mark.parametrize("report", ["clean", ".", "clean/a.png/report.json"])
+def test_a_report_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, make_weights: MakeWeights, capsys: Capture, monkeypatch: pytest.MonkeyPatch, report: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "clean" / "a.png", np.zeros((32, 32, 1), np.uint8))
+    monkeypatch.setattr("synergic.evaluate.evaluate", lambda *_, **__: pytest.fail("it was computed"))
+    options = ("--weights", make_weights(), "--data", "clean", "--sigma", 25, "--json", report, "--overwrite")
+    code, out, err = call(capsys, monkeypatch, "evaluate", *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "got a folder; choose another" in err or "clean/a.png: expected a folder, got a file" in err
+
+
+def test_the_report_is_written_though_nobody_reads(
+    tmp_path: Path, make_weights: MakeWeights, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    save(tmp_path / "clean" / "a.png", np.zeros((32, 32, 1), np.uint8))
+    monkeypatch.setattr("click.echo", gone)
+    options = ["--weights", str(make_weights()), "--data", str(tmp_path / "clean"), "--sigma", "25", "--json"]
+    with pytest.raises(BrokenPipeError):
+        cli.command(["evaluate", *options, str(tmp_path / "report.json")], standalone_mode=False)
+    assert json.loads((tmp_path / "report.json").read_text())["images"]
+
+
 def test_a_report_of_equal_pictures_is_json_too(
     tmp_path: Path, make_weights: MakeWeights, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

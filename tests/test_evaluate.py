@@ -86,6 +86,8 @@ def test_pairs(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights) -> 
     save(tmp_path / "degraded" / "x.png", degraded)
     report = evaluate(restorer_of(make_weights()), Protocol(tmp_path / "clean", pairs=tmp_path / "degraded"))
     assert report["degraded_psnr"] == pytest.approx(psnr(degraded, clean))
+    same = evaluate(restorer_of(make_weights()), Protocol(tmp_path / "clean", pairs=tmp_path / "clean"))
+    assert same["degraded_psnr"] == float("inf"), "8 bits are as they were"
     save(tmp_path / "clean" / "y.png", clean)
     with pytest.raises(SynergicError, match="y: expected a degraded picture of .*, got none"):
         evaluate(restorer_of(make_weights()), Protocol(tmp_path / "clean", pairs=tmp_path / "degraded"))
@@ -153,6 +155,21 @@ def test_colour_pictures_for_gray_networks(tmp_path: Path, make_weights: MakeWei
     assert next(jpeg.samples(colors=3))[2].shape == (32, 32, 3)
 
 
+def test_a_picture_that_cannot_be_measured_is_named_first(
+    tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights
+) -> None:
+    restorer = restorer_of(make_weights())
+    save(tmp_path / "clean" / "z.png", clean[:10])
+    evaluate(restorer, Protocol(tmp_path / "clean", sigma=25, limit=1))
+    with pytest.raises(SynergicError, match="clean: z: expected at least 11 x 11 pixels for SSIM, got 10 x 40"):
+        evaluate(restorer, Protocol(tmp_path / "clean", sigma=25))
+    (tmp_path / "clean" / "z.png").unlink()
+    save(tmp_path / "clean" / "z.png", clean.astype(np.uint16))
+    evaluate(restorer, Protocol(tmp_path / "clean", sigma=25, limit=1))
+    with pytest.raises(SynergicError, match="z.png: expected an 8-bit picture, got uint16"):
+        evaluate(restorer, Protocol(tmp_path / "clean", sigma=25))
+
+
 def test_exactly_one_degradation(tmp_path: Path) -> None:
     with pytest.raises(SynergicError, match="expected one of sigma, quality, pairs, got sigma and quality"):
         Protocol(tmp_path, sigma=1, quality=1)
@@ -166,6 +183,7 @@ def test_exactly_one_degradation(tmp_path: Path) -> None:
         ({"sigma": float("nan")}, "sigma: expected 0 to 255, got nan"),
         ({"sigma": -3, "blind": True}, "sigma: expected 0 to 255, got -3"),
         ({"quality": 0}, "quality: expected 1 to 100, got 0"),
+        ({"sigma": 25, "seed": 2**64}, "seed: expected 64 bits, got 18446744073709551616"),
     ],
 )
 def test_a_strength_that_cannot_be_is_refused(tmp_path: Path, given: dict[str, Any], message: str) -> None:

@@ -23,11 +23,12 @@ from synergic.explain import (
     extremes,
     heat_picture,
     look,
-    tile_around,
+    tile_at,
     trade_off,
     with_noise,
 )
 from synergic.network import NonLocalAttention, SynergicBlock
+from synergic.tiling import OVERLAP, axis_spans
 from test_cli import Capture, call
 
 MakeWeights = Callable[..., Path]
@@ -197,8 +198,38 @@ def test_the_places_drawn_unless_told() -> None:
     share[0, 0], share[3, 4], share[12, 20] = 1.0, 0.9, 0.1
     assert extremes(share) == [(4, 3), (20, 12)]
     assert extremes(np.zeros((1, 1))) == [(0, 0), (0, 0)]
-    assert [tile_around(at, 1000, 128) for at in (5, 501, 999)] == [slice(0, 128), slice(436, 564), slice(872, 1000)]
-    assert tile_around(3, 7, 128) == slice(0, 7)
+
+
+@pytest.mark.parametrize("length", [7, 128, 129, 1000])
+def test_a_query_is_seen_in_a_tile_that_the_restorer_cuts(length: int) -> None:
+    restorer = restorer_of(tile_size=128, downscale=2, window=16, halo=4, nonlocal_attention="pixel")
+    spans = axis_spans(length, 128, OVERLAP, restorer.align)
+    assert all(span.start % 32 == 0 for span in spans)
+    for at in range(length):
+        tile = tile_at(at, length, restorer)
+        (own,) = [span for span in spans if (span.start, span.stop) == (tile.start, tile.stop)]
+        others = [span.weights[at - span.start] for span in spans if span.start <= at < span.stop]
+        assert own.weights[at - own.start] == max(others)
+
+
+def test_where_nothing_is_added_no_share_is(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = save(tmp_path / "a.png", np.zeros((1, 1, 3), np.uint8))
+    code, out, err = call(capsys, monkeypatch, "explain", source, "-o", tmp_path / "f.png")
+    assert (code, err) == (0, "")
+    assert out.count("share 0.000\n") == 4
+
+
+def test_a_figure_is_apart_from_its_picture_and_as_private(
+    tmp_path: Path, make_weights: MakeWeights, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = save(tmp_path / "a.png", np.zeros((12, 12, 1), np.uint8))
+    source.chmod(0o600)
+    before, command = source.read_bytes(), ("explain", source, "--weights", make_weights(), "--overwrite", "-o")
+    code, _, err = call(capsys, monkeypatch, *command, source)
+    assert (code, source.read_bytes()) == (2, before)
+    assert "a.png: expected an output apart from the inputs, got one of them" in err
+    assert call(capsys, monkeypatch, *command, tmp_path / "f.png")[0] == 0
+    assert (tmp_path / "f.png").stat().st_mode & 0o777 == 0o600
 
 
 def test_keys_without_weight_are_not_drawn() -> None:
@@ -281,6 +312,8 @@ def test_the_command(
     ("arguments", "message"),
     [
         (["--at", "30,1"], "--at: expected a place in the picture, 0,0 to 19,29, got 30,1"),
+        (["--noise", "-5"], "noise: expected 0 to 255, got -5.0"),
+        (["--noise", "nan"], "noise: expected 0 to 255, got nan"),
         (["--at", "a,1"], "--at: expected X,Y in pixels, such as 120,80, got 'a,1'"),
         (["-o", "figure.gif"], "figure.gif: expected a name ending in one of .png .pdf .svg, got '.gif'"),
     ],

@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -155,6 +156,22 @@ def test_a_package_is_what_darktable_reads(packaged: tuple[Path, Path]) -> None:
     assert described == [("input", "tensor(float)", ["height", "width"])]
     tile = np.random.default_rng(0).random((1, 3, 64, 80), np.float32)
     assert session.run(["output"], {"input": tile})[0].shape == (1, 3, 64, 80)
+
+
+@pytest.mark.parametrize("name", ["../../../tmp/evil", "my/photo", "..", "a b"])
+def test_a_package_unpacks_into_one_folder_whatever_the_name(name: str) -> None:
+    identifier = module.darktable_config(tiny_card(name), inputs=1)["id"]
+    assert re.fullmatch(r"synergic-[\w.-]*", identifier)
+
+
+def test_weights_are_not_replaced_by_their_export(make_weights: MakeWeights) -> None:
+    weights = str(make_weights())
+    before = Path(weights).read_bytes()
+    with pytest.raises(SynergicError, match="expected an output apart from the inputs, got one of them"):
+        command(
+            ["export", "--weights", weights, "-o", weights, "--for", "spandrel", "--overwrite"], standalone_mode=False
+        )
+    assert Path(weights).read_bytes() == before
 
 
 def test_a_package_opens_at_a_fixed_size(packaged: tuple[Path, Path]) -> None:

@@ -281,9 +281,12 @@ def test_a_name_in_a_folder_that_is_too_long_is_its_own_line(folder: Path, make_
 
 
 def test_the_output_is_where_a_file_is(folder: Path, make_weights: MakeWeights) -> None:
+    jobs = plan_jobs([folder], folder.parent / "out")
     (folder.parent / "out").write_text("a file of the name that the folder was to have")
-    (result, *_) = restore_files(plan_jobs([folder], folder.parent / "out"), Options(weights=str(make_weights())))
-    assert "cannot be written: " in result["error"]
+    with pytest.raises(SynergicError, match="out: expected a folder, got a file; choose another"):
+        plan_jobs([folder], folder.parent / "out")
+    (result, *_) = restore_files(jobs, Options(weights=str(make_weights())))
+    assert "cannot be written: " in result["error"] or "expected a folder, got a file" in result["error"]
 
 
 # ---- inputs and outputs that are not apart

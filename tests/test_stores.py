@@ -84,6 +84,8 @@ def test_a_store_gets_what_a_folder_gets(
     assert contents(tmp_path / "here") == wanted
     with pytest.raises(SynergicError, match="expected an output apart from the inputs, got one of them"):
         plan_jobs([scans], scans)
+    whole = plan_jobs([bucket], bucket / "out")
+    assert sorted(str(job.source) for job in whole) == sorted(results), "what lies in the output is no input"
 
 
 def test_workers_restore_a_store(scans: Path, bucket: Path, tmp_path: Path, make_weights: Callable[..., Path]) -> None:

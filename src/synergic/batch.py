@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from synergic.card import Task, weights_for
 from synergic.engine import OnnxRestorer
 from synergic.errors import SynergicError
-from synergic.files import remove_unfinished, rights
+from synergic.files import check_folder, remove_unfinished, rights
 from synergic.formats import UNWRITABLE
 from synergic.images import (
     MAX_PIXELS,
@@ -75,7 +75,13 @@ class Options:
         task, machine = self.asked_task(), (self.device, self.precision, self.tile_size)
         if self.weights is not None or task is not None or machine != ("auto", "auto", None):
             name = self.weights or weights_for(task or "photo", colors=3)
-            self.load(name).told_strength(self.sigma, self.quality)
+            restorer = self.load(name)
+            restorer.told_strength(self.sigma, self.quality)
+            if self.task not in ("auto", restorer.card.task):
+                raise SynergicError(
+                    f"task: expected {restorer.card.task}, which {restorer.card.name} are for, got {self.task}; "
+                    "leave it out"
+                )
 
     def asked_task(self) -> Task | None:
         """The task asked for, or what a given sigma or quality says; None leaves it to each picture."""
@@ -151,6 +157,8 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
         wanted = f"a name ending in one of {' '.join(sorted(WRITABLE))}" if one else "a folder for several pictures"
         raise SynergicError(f"{output}: expected {wanted}, got the name of a picture; choose another -o")
     jobs = [Job(source, output if suffix in WRITABLE else output / relative) for source, relative in found]
+    for folder in {job.target.parent for job in jobs if isinstance(job.target, Path)}:
+        check_folder(folder)
     claimed: dict[Path, Path] = {}
     sources = {identity(source) for source, _ in found}
     for job in jobs:
@@ -264,11 +272,28 @@ class Work:
     def write(self) -> None:
         """Write the picture, whole or not at all."""
         assert self.picture is not None
+        mirror_folders(self.job)
         with rights(self.mode), stored(self.job.target, overwrite=self.overwrite) as file:
             left_out = write_picture(file, self.picture, overwrite=self.overwrite)
         if left_out:
             self.result["warnings"] = [f"{self.job.source}: left out: {', '.join(left_out)}"]
         self.result["status"] = "restored"
+
+
+def mirror_folders(job: Job) -> None:
+    """Make the folders that a target still needs, each with the rights of the one that it mirrors, as `cp -r` does."""
+    if not (isinstance(job.source, Path) and isinstance(job.target, Path)):
+        return
+    pairs = list[tuple[Path, Path]]()
+    for source, target in zip(job.source.absolute().parents, job.target.absolute().parents, strict=False):
+        if target.exists():
+            break
+        pairs.append((source, target))
+        if source.name != target.name:  # the output's own folder
+            break
+    for source, target in reversed(pairs):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.mkdir(0o700 | source.stat().st_mode & 0o777, exist_ok=True)
 
 
 def restore_file(job: Job, options: Options, progress: Progress | None = None) -> dict[str, Any]:
@@ -324,7 +349,7 @@ def restore_files(
 def size_of(target: Path) -> int | None:
     """Bytes of an output; None if there is none. 0: a run was killed where a file cannot take its name at once."""
     try:
-        return int(target.stat().st_size)
+        return None if target.is_dir() else int(target.stat().st_size)
     except OSError:
         return None
 

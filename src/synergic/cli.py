@@ -309,15 +309,15 @@ def evaluate(
         check_report(report, chosen, overwrite)
     restorer = Restorer.from_pretrained(name, device=device, precision=precision, ensemble=ensemble)
     result = evaluate(restorer, chosen, save, overwrite=overwrite)
+    if report is not None:  # before a word is said: whoever reads may have gone
+        write_text(report, as_json(result), overwrite=overwrite or is_report(report))
     for key, value in result["protocol"].items():
-        click.echo(f"{key}: {value}")
+        click.echo(one_line(f"{key}: {value}"))
     for image in result["images"]:
-        click.echo(f"{image['name']}  {image['psnr']:.3f} dB  SSIM {image['ssim']:.4f}")
+        click.echo(f"{one_line(image['name'])}  {image['psnr']:.3f} dB  SSIM {image['ssim']:.4f}")
     click.echo(
         f"degraded {result['degraded_psnr']:.3f} dB; restored {result['psnr']:.3f} dB, SSIM {result['ssim']:.4f}"
     )
-    if report is not None:
-        write_text(report, as_json(result), overwrite=overwrite or is_report(report))
 
 
 @command.command()
@@ -339,20 +339,22 @@ def explain(
     from synergic.batch import Options
     from synergic.explain import explain
     from synergic.figures import check_figure
+    from synergic.files import rights
     from synergic.images import read_picture
+    from synergic.stores import check_apart, identity
 
     check_figure(figure, overwrite)
+    check_apart(figure, {identity(image)})
     at = [parse_place(place) for place in places]
     options = Options(**asked)
     options.check()
     picture = read_picture(image)
     restorer = options.restorer(picture)
     told: dict[str, Any] = {"sigma": options.sigma, "quality": options.quality_for(picture, restorer)}
-    with progress_bar("tile") as bar:
+    with progress_bar("tile") as bar, rights(image.stat().st_mode):
         found = explain(restorer, picture.pixels, figure, at=at, noise=noise, **told, progress=bar, overwrite=overwrite)
     click.echo(f"{restorer.card.name}: share of the non-local branch in what is added, mean {found.share.mean():.3f}")
-    for block, ((_, nonlocal_), (of_local, of_nonlocal)) in enumerate(zip(found.weights, found.added, strict=True), 1):
-        share = of_nonlocal / (of_local + of_nonlocal)
+    for block, ((_, nonlocal_), share) in enumerate(zip(found.weights, found.shares, strict=True), 1):
         click.echo(f"block {block}: fusion weight of the non-local branch {nonlocal_.mean():.3f}, share {share:.3f}")
 
 
@@ -378,13 +380,6 @@ def progress_bar(unit: str) -> Iterator["Progress"]:
         yield show
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that could not be made, before anything is computed."""
-    there = next(part for part in (folder, *folder.parents) if part.exists())
-    if not there.is_dir():
-        raise SynergicError(f"{there}: expected a folder, got a file; pass another -o")
-
-
 @command.command()
 @click.argument("data", type=FOLDER, metavar="IMAGE|DIR")
 @click.option("--sigma", type=float, help="White Gaussian noise of this level, 0-255 scale.")
@@ -406,7 +401,7 @@ def compare(
     from synergic.compare import colors_of, compare, draw_sheet, table
     from synergic.evaluate import Protocol, as_json
     from synergic.figures import check_figure
-    from synergic.files import check_free, write_text
+    from synergic.files import check_folder, check_free, write_text
     from synergic.images import find_pictures
     from synergic.restore import Restorer
 
@@ -479,6 +474,7 @@ def ablate(
     """The paper's ablation: train every row from several seeds, evaluate, compare. Run it again to go on."""
     from synergic.ablation import ROWS, ablate, plan, protocols, write_results
     from synergic.figures import check_figure
+    from synergic.files import check_folder
 
     check_folder(folder)
     check_figure(folder / "curves.png", overwrite=True)
@@ -496,6 +492,10 @@ def ablate(
 @click.option("--overwrite", is_flag=True, help="Replace a model that exists.")
 def export(name: str, target: Path, program: str | None, blind: bool, overwrite: bool) -> None:
     """Write weights as an ONNX model, checked against the network in numbers."""
+    from synergic.card import find_weights
+    from synergic.stores import check_apart, identity
+
+    check_apart(target, {identity(find_weights(name))})
     if program == "spandrel":
         from synergic.weights import load_weights, save_state_dict
 

@@ -48,11 +48,13 @@ def matlab_luma(pixels: np.ndarray) -> np.ndarray:
     return np.floor(red + green + blue + 16 + 0.5).astype(np.uint8)[..., None]
 
 
-def read_folder(folder: Path, colors: int | None = None, *, eight_bit: bool = True) -> list[tuple[str, np.ndarray]]:
-    """Every picture of a folder (recursive, sorted) as (name without suffix, H W C); C as the file has it, or `colors`.
-    Other depths than uint8 raise SynergicError if `eight_bit`."""
+def read_folder(
+    folder: Path, colors: int | None = None, *, eight_bit: bool = True, limit: int | None = None
+) -> list[tuple[str, np.ndarray]]:
+    """Every picture of a folder (recursive, sorted), or the first `limit`, as (name without suffix, H W C); C as the
+    file has it, or `colors`. Other depths than uint8 raise SynergicError if `eight_bit`."""
     pictures = []
-    for path, relative in find_pictures([folder]):
+    for path, relative in find_pictures([folder])[:limit]:
         pixels = read_pixels(path)
         if eight_bit and pixels.dtype != np.uint8:
             raise SynergicError(f"{path}: expected an 8-bit picture, got {pixels.dtype}; convert it to 8 bit")
@@ -62,11 +64,13 @@ def read_folder(folder: Path, colors: int | None = None, *, eight_bit: bool = Tr
     return pictures
 
 
-def read_by_name(folder: Path, colors: int | None = None, *, eight_bit: bool = True) -> dict[str, np.ndarray]:
+def read_by_name(
+    folder: Path, colors: int | None = None, *, eight_bit: bool = True, limit: int | None = None
+) -> dict[str, np.ndarray]:
     """`read_folder` by name. Raises SynergicError for two of one name: pairs are matched and restored pictures saved by
     it."""
     pictures: dict[str, np.ndarray] = {}
-    for name, pixels in read_folder(folder, colors, eight_bit=eight_bit):
+    for name, pixels in read_folder(folder, colors, eight_bit=eight_bit, limit=limit):
         if name in pictures:
             raise SynergicError(f"{folder}: {name}: expected one picture of this name, got two suffixes; rename one")
         pictures[name] = pixels

@@ -7,7 +7,6 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import islice
 from math import isinf
 from pathlib import Path
 from statistics import fmean
@@ -23,10 +22,10 @@ from synergic.degradations import add_gaussian_noise, add_jpeg_artifacts, in_8_b
 from synergic.errors import SynergicError
 from synergic.files import check_free, write_text
 from synergic.images import Picture, encode_png, find_pictures, write_picture
-from synergic.metrics import psnr, psnr_b, ssim
+from synergic.metrics import SSIM_SIDE, psnr, psnr_b, ssim
 from synergic.network import count_parameters
 from synergic.restore import Restorer
-from synergic.stores import identity
+from synergic.stores import check_apart, identity
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ class Protocol:
         given = [name for name in ("sigma", "quality", "pairs") if getattr(self, name) is not None]
         if len(given) != 1:
             raise SynergicError(f"evaluate: expected one of sigma, quality, pairs, got {' and '.join(given) or 'none'}")
+        if not -(2**63) <= self.seed < 2**64:
+            raise SynergicError(f"seed: expected 64 bits, got {self.seed}")
         if self.pairs is None:
             share_of_range(given[0], getattr(self, given[0]))
         if self.clipped and self.sigma is None:
@@ -67,7 +68,14 @@ class Protocol:
     def samples(self, colors: int) -> Iterator[tuple[str, Tensor, np.ndarray]]:
         """(name, degraded float32 C H W, clean uint8 H W C); gray if `colors` is 1, else as the files are."""
         degraded = {} if self.pairs is None else read_by_name(self.pairs)
-        for name, pixels in islice(read_by_name(self.data).items(), self.limit):
+        pictures = read_by_name(self.data, limit=self.limit)
+        for name, pixels in pictures.items():
+            if min(pixels.shape[:2]) < SSIM_SIDE:
+                size = " x ".join(map(str, pixels.shape[:2]))
+                raise SynergicError(
+                    f"{self.data}: {name}: expected at least {SSIM_SIDE} x {SSIM_SIDE} pixels for SSIM, got {size}"
+                )
+        for name, pixels in pictures.items():
             clean = self.in_colors(pixels, colors)
             if self.pairs is None:
                 yield name, self.degrade(to_tensor(clean)), clean
@@ -171,7 +179,7 @@ def check_save(save: Path, protocol: Protocol, overwrite: bool) -> set[str]:
     earlier, read = shown_in(save / "index.html"), protocol.identities()
     for _, relative in find_pictures([protocol.data])[: protocol.limit]:
         name = str(relative.with_suffix(""))
-        check_not_read(save / f"{name}.png", read)
+        check_apart(save / f"{name}.png", read)
         check_free(save / f"{name}.png", overwrite or name in earlier)
     check_free(save / "index.html", overwrite or bool(earlier))
     return earlier
@@ -180,12 +188,6 @@ def check_save(save: Path, protocol: Protocol, overwrite: bool) -> set[str]:
 def related(one: Path, other: Path) -> bool:
     """Are two resolved folders the same, or is one of them in the other?"""
     return one == other or one in other.parents or other in one.parents
-
-
-def check_not_read(path: Path, read: set[object]) -> None:
-    """Refuse an output that is one of the pictures that are read, by their identities."""
-    if path.exists() and identity(path) in read:
-        raise SynergicError(f"{path}: expected an output apart from the inputs, got one of them; choose another name")
 
 
 def shown_in(page: Path) -> set[str]:
@@ -200,7 +202,7 @@ def shown_in(page: Path) -> set[str]:
 
 def check_report(path: Path, protocol: Protocol, overwrite: bool) -> None:
     """Refuse a name for the report that a picture of the protocol has, or unless `overwrite` anything but a report."""
-    check_not_read(path, protocol.identities())
+    check_apart(path, protocol.identities())
     check_free(path, overwrite or is_report(path))
 
 
@@ -249,7 +251,10 @@ def finite(value: Any) -> Any:
 
 def psnr_of(degraded: Tensor, clean: np.ndarray) -> float:
     """PSNR in dB of a degraded picture as the network gets it: float, neither clipped nor rounded."""
-    error = (degraded.permute(1, 2, 0).double().numpy() * 255 - clean) ** 2
+    pixels = degraded.permute(1, 2, 0).double().numpy() * 255
+    if np.allclose(pixels, np.rint(pixels), rtol=0, atol=1e-4):
+        pixels = np.rint(pixels)  # 8 bits, which float32 holds but nearly
+    error = (pixels - clean) ** 2
     return float(10 * np.log10(255**2 / error.mean())) if error.any() else float("inf")
 
 

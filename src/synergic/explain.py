@@ -20,7 +20,7 @@ from synergic.images import to_float
 from synergic.network import NonLocalAttention, SynergicBlock
 from synergic.patches import grid_padding, patches
 from synergic.restore import Restorer
-from synergic.tiling import OVERLAP, Progress, checked, is_large, map_tiles, sample
+from synergic.tiling import OVERLAP, Progress, axis_spans, checked, is_large, map_tiles, sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +44,11 @@ class TradeOff:
     """B 2 C: the fusion's weights of the local and the non-local branch, which sum to 1; mean over tiles"""
     added: np.ndarray
     """B 2: what the local and the non-local branch add; mean over positions and tiles"""
+
+    @property
+    def shares(self) -> np.ndarray:
+        """B: the non-local branch's share of what each block adds, 0 where it adds nothing."""
+        return self.added[:, 1] / np.maximum(self.added.sum(1), 1e-12)
 
 
 @dataclass(frozen=True)
@@ -124,9 +129,7 @@ def trade_off(
     there, of what both branches add (`Trace.added`). A network without both raises SynergicError.
     """
     pixels, config = to_float(checked(image)), restorer.network.config
-    if is_large(pixels, restorer.tile_size):
-        restorer = restorer.settled(sample(pixels), restorer.told_strength(sigma, quality))
-    watch = Watch(restorer)
+    watch = Watch(as_for(pixels, restorer, sigma, quality))
     weights, added = [], []
 
     def share(tile: np.ndarray) -> np.ndarray:  # H W C -> H W 1
@@ -141,6 +144,13 @@ def trade_off(
     heat = map_tiles(share, pixels, restorer.tile_size, OVERLAP, progress, align=restorer.align)
     mean_weights, mean_added = (torch.stack(values).mean(0).cpu().numpy() for values in (weights, added))
     return TradeOff(heat[..., 0], mean_weights, mean_added)
+
+
+def as_for(pixels: np.ndarray, restorer: Restorer, sigma: float | None, quality: int | None) -> Restorer:
+    """The restorer as it restores the parts of a picture H W C: with gates that keep to the whole of a large one."""
+    if not is_large(pixels, restorer.tile_size):
+        return restorer
+    return restorer.settled(sample(pixels), restorer.told_strength(sigma, quality))
 
 
 @dataclass(frozen=True)
@@ -239,13 +249,15 @@ def explain(
     at: queries as (x, y) in pixels; unless given, the place that leans most on the non-local branch and the one that
     leans least, not nearer to the border than an eighth of the picture. noise: see `with_noise`; none unless given.
     """
+    if noise is not None and not 0 <= noise <= 255:
+        raise SynergicError(f"noise: expected 0 to 255, got {noise}")
     pixels = checked(image) if noise is None else with_noise(checked(image), noise)
     height, width = pixels.shape[:2]
     for x, y in at:
         if not (0 <= x < width and 0 <= y < height):
             raise SynergicError(f"--at: expected a place in the picture, 0,0 to {width - 1},{height - 1}, got {x},{y}")
     found = trade_off(restorer, pixels, sigma=sigma, quality=quality, progress=progress)
-    restored, watch = restorer(pixels, sigma=sigma, quality=quality), Watch(restorer)
+    restored, watch = restorer(pixels, sigma=sigma, quality=quality), Watch(as_for(pixels, restorer, sigma, quality))
     queries = [look(watch, pixels, x, y, sigma, quality) for x, y in at or extremes(found.share)]
 
     blocks, tall = len(watch.blocks), 4.4 * min(max(height / width, 0.5), 1.5)
@@ -309,7 +321,7 @@ def look(watch: Watch, pixels: np.ndarray, x: int, y: int, sigma: float | None, 
 
     The pixel is the middle one of that patch, so that both lie in one window and choose among the same part of the map.
     """
-    rows, columns = (tile_around(*pair, watch.restorer.tile_size) for pair in zip((y, x), pixels.shape, strict=False))
+    rows, columns = (tile_at(*pair, watch.restorer) for pair in zip((y, x), pixels.shape, strict=False))
     tile, scale = to_float(pixels[rows, columns]), watch.restorer.network.config.downscale
     row, column = (y - rows.start) // scale, (x - columns.start) // scale
     by_patch, by_pixel = list[Attended](), list[Attended]()
@@ -321,10 +333,12 @@ def look(watch: Watch, pixels: np.ndarray, x: int, y: int, sigma: float | None, 
     return Query(x, y, tile, np.array([rows.start, columns.start]), scale, by_patch, by_pixel)
 
 
-def tile_around(at: int, length: int, tile_size: int) -> slice:
-    """The part of an axis, `tile_size` at most, around a position; it begins at an even one."""
-    start = max(0, min(at - tile_size // 2, length - tile_size)) // 2 * 2
-    return slice(start, min(start + tile_size, length))
+def tile_at(at: int, length: int, restorer: Restorer) -> slice:
+    """Of the tiles that the restorer cuts an axis into, the one that counts most at a position."""
+    spans = axis_spans(length, restorer.tile_size, OVERLAP, restorer.align)
+    holding = [span for span in spans if span.start <= at < span.stop]
+    chosen = max(holding, key=lambda span: span.weights[at - span.start])
+    return slice(chosen.start, chosen.stop)
 
 
 def bounds(share: np.ndarray) -> tuple[float, float]:
@@ -381,12 +395,11 @@ def mark(axis: "Axes", query: Query, name: str, *, left: bool) -> None:
 def draw_weights(figure: "SubFigure", found: TradeOff) -> None:
     """For every block the fusion's weights, channel by channel, in order of the non-local one."""
     axes = figure.subplots(1, len(found.weights), sharey=True, squeeze=False)[0]
-    for i, (axis, (local, nonlocal_), added) in enumerate(zip(axes, found.weights, found.added, strict=True), 1):
+    for i, (axis, (local, nonlocal_), share) in enumerate(zip(axes, found.weights, found.shares, strict=True), 1):
         order, channels = nonlocal_.argsort()[::-1], np.arange(len(local))
         axis.bar(channels, nonlocal_[order], width=1, color=COLORS[1], label="non-local")
         axis.bar(channels, local[order], width=1, bottom=nonlocal_[order], color=COLORS[0], label="local")
         axis.set(xlim=(-0.5, len(local) - 0.5), ylim=(0, 1), xlabel="channel, in order of weight")
-        share = added[1] / max(added.sum(), 1e-12)
         axis.set_title(
             f"block {i}: non-local {nonlocal_.mean():.0%} of weight,\n{share:.0%} of what is added", fontsize=10
         )

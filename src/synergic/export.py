@@ -7,6 +7,7 @@ operators by hand below: its windows are counted when the model runs, which trac
 
 import json
 import logging
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -174,8 +175,9 @@ def check_for_darktable(config: SATNetConfig, card: Card, blind: bool) -> None:
 
 def darktable_config(card: Card, inputs: int) -> dict[str, Any]:
     """What darktable reads of a model for its neural restore module."""
+    name = re.sub(r"[^\w.-]+", "-", card.name).strip(".-")  # a folder of this name is unpacked
     return {
-        "id": f"synergic-{card.name}",
+        "id": f"synergic-{name}",
         "name": f"synergic {card.name}",
         "description": "SAT-Net, the Synergic Attention Network, " + ("blind" if inputs == 1 else "told sigma"),
         "task": "denoise",

@@ -41,7 +41,8 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     unfinished = path.with_name(f".synergic-{secrets.token_hex(8)}{path.suffix.lower()}")
     try:
-        check_free(path, overwrite)
+        if path.exists() and not overwrite:
+            raise SynergicError(_exists(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with os.fdopen(os.open(unfinished, _NEW, _RIGHTS.get()), "wb") as file:
@@ -76,9 +77,19 @@ def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
 
 
 def check_free(path: Path, overwrite: bool) -> None:
-    """Refuse a name that is taken: a command asks before it computes anything."""
+    """Refuse a name that is taken, or that a file cannot have: a command asks before it computes anything."""
+    check_folder(path.parent)
+    if path.is_dir():
+        raise SynergicError(f"{path}: expected the name of a file, got a folder; choose another")
     if path.exists() and not overwrite:
         raise SynergicError(_exists(path))
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that could not be made, before anything is computed."""
+    there = next(part for part in (folder, *folder.parents) if part.exists())
+    if not there.is_dir():
+        raise SynergicError(f"{there}: expected a folder, got a file; choose another")
 
 
 def _exists(path: Path) -> str:

@@ -50,7 +50,7 @@ from synergic.metadata import (
     tiff_extras,
     upright_xmp,
 )
-from synergic.stores import files_in
+from synergic.stores import files_in, path_inside
 from synergic.tags import Resolution, count_folders, rewrite_tags, upright_exif
 
 __all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "check_writable", "compress_jpeg", "encode_png"]
@@ -147,8 +147,8 @@ def find_pictures(inputs: Sequence[Path], apart: Path | None = None) -> list[tup
     for given in inputs:
         if given.is_dir():
             relative = [name for name in files_in(given) if _is_picture(name)]
-            if apart is not None and given.resolve() in apart.resolve().parents:
-                inside = apart.resolve().relative_to(given.resolve())
+            inside = None if apart is None else path_inside(apart, given)
+            if inside is not None:
                 relative = [name for name in relative if not name.is_relative_to(inside)]
             found += [(given / name, name) for name in relative]
         elif given.exists():

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from synergic.errors import SynergicError
 
+SSIM_SIDE = 11
+"""Of SSIM's window, in pixels: no picture may be smaller."""
+
 
 def psnr(picture: np.ndarray, clean: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of uint8 pictures H W C: 10 log10(255^2 / mean squared error)."""
@@ -33,7 +36,7 @@ def ssim(picture: np.ndarray, clean: np.ndarray) -> float:
     sigma 1.5, valid region only, K = (0.01, 0.03), data range 255.
     """
     _check(picture, clean)
-    if min(picture.shape[:2]) < 11:
+    if min(picture.shape[:2]) < SSIM_SIDE:
         raise SynergicError(f"SSIM: expected pictures of at least 11x11, got {picture.shape[1]}x{picture.shape[0]}")
     x, y = (torch.from_numpy(p.astype(np.float64)).permute(2, 0, 1)[:, None] for p in (picture, clean))  # C 1 H W
     mean_x, mean_y = _blur(x), _blur(y)

@@ -75,6 +75,21 @@ def identity(file: "Path | UPath") -> object:
     return status and (status.st_dev, status.st_ino)
 
 
+def check_apart(output: Path, read: set[object]) -> None:
+    """Refuse an output that is one of the files that are read, by their identities: overwriting is for results."""
+    if output.exists() and identity(output) in read:
+        raise SynergicError(f"{output}: expected an output apart from the inputs, got one of them; choose another name")
+
+
+def path_inside(folder: "Path | UPath", other: "Path | UPath") -> Path | None:
+    """Where a folder lies in another, relative to it; None if it does not."""
+    if isinstance(folder, Path) and isinstance(other, Path):
+        folder, other = folder.resolve(), other.resolve()
+        return folder.relative_to(other) if other in folder.parents else None
+    inner, outer = str(folder), str(other).rstrip("/") + "/"
+    return Path(inner.removeprefix(outer)) if inner.startswith(outer) and inner != outer else None
+
+
 @contextmanager
 def fetched(source: "Path | UPath") -> Iterator[Path]:
     """A file on this machine with the contents of `source`, for as long as the block lasts."""
