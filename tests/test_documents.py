@@ -48,7 +48,7 @@ KINDS = {
     "make": r"make (demo|docs|test|lock|audit)$",
     "curl": r"curl ",  # tests/test_web.py runs them
     "results": r"python training/results\.py$",  # it would write its page; tests/test_project.py compares the two
-    "pip": r"pip install ",  # it would change the environment; that the extras exist is tested
+    "pip": r"(python -m )?pip install ",  # it would change the environment; that the extras exist is tested
 }
 """What is done with a command: each that a document shows is of one kind. The last three are not run in this file."""
 PARSED = {
@@ -79,7 +79,7 @@ SHORTER = {
 @pytest.fixture
 def folder(tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the documents speak of, small; the folder that commands run in."""
-    for name in ("scans/a.png", "scans/more/b.jpg", "set12/01.png", "live1/1.png", "my-pictures/1.png"):
+    for name in ("scans/a.png", "scans/more/b.jpg", "set12/01.png", "live1/1.png"):
         save(tmp_path / name, random.integers(0, 256, (96, 96, 3), np.uint8))
     save(tmp_path / "microscope.tif", random.integers(0, 65536, (96, 96, 1), np.uint16))
     pictures = {
@@ -92,7 +92,16 @@ def folder(tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.Monk
         save(tmp_path / name, random.integers(0, 256, shape, np.uint8))
     sets = ("data/train-open", "data/val-open", "held-out/train", "held-out/val", "held-out/repetitive")
     others = ("val-open", "PICTURES", "PAIRS/clean", "PAIRS/degraded")
-    for name in ("clean", "degraded", "clean-others", "degraded-others", *sets, *others):
+    for name in (
+        "my-pictures",
+        "other-pictures",
+        "clean",
+        "degraded",
+        "clean-others",
+        "degraded-others",
+        *sets,
+        *others,
+    ):
         save(tmp_path / name / "1.png", random.integers(0, 256, (96, 96, 3), np.uint8))
     save_weights(tmp_path / "small.safetensors", tiny_network(3, window=32), tiny_card("small", "photo"))
     for name in ("BEFORE", "AFTER", "runs/mine/weights.safetensors"):

@@ -158,7 +158,7 @@ def test_a_package_is_what_darktable_reads(packaged: tuple[Path, Path]) -> None:
     assert session.run(["output"], {"input": tile})[0].shape == (1, 3, 64, 80)
 
 
-@pytest.mark.parametrize("name", ["../../../tmp/evil", "my/photo", "..", "a b"])
+@pytest.mark.parametrize("name", ["../../../etc/evil", "my/photo", "..", "a b"])
 def test_a_package_unpacks_into_one_folder_whatever_the_name(name: str) -> None:
     identifier = module.darktable_config(tiny_card(name), inputs=1)["id"]
     assert re.fullmatch(r"synergic-[\w.-]*", identifier)

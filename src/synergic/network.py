@@ -6,7 +6,7 @@ C. Mou, J. Zhang, "Synergic feature attention for image restoration", ICASSP 202
        |______________________________________________________|
 
     SynergicBlock: features -> FeatureExtraction -+-> LocalAttention ---------+
-                                                  +-> PatchNonLocalAttention -+-> SynergicFusion -> features
+                                                  +-> NonLocalAttention ------+-> SynergicFusion -> features
 
 Shape letters: N pictures, C channels of the features, H W their height and width, B branches of a gate.
 Convolutions run channels-last, as their weights lie; attention sees the same memory as N H W C (see attention.py).
@@ -115,7 +115,7 @@ HALF = replace(
     halo=4,
 )
 EDITIONS = {"basic": BASIC, "enhanced": ENHANCED, "half": HALF}
-"""basic and enhanced are the paper's; half is the default on a CPU, at a quarter of the cost per pixel. It compares
+"""basic and enhanced are the paper's; half is the default, at a quarter of the cost per pixel. It compares
 single pixels of its features, each with all of a window: 0.2 dB better than its patches (docs/ablation.md)."""
 
 
