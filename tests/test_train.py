@@ -246,6 +246,25 @@ def test_init_takes_the_tensors_that_fit(
     assert cards[1].hardware == cards[0].hardware, "one machine is named once"
 
 
+def test_frozen_norms_keep_their_statistics(recipe: Recipe, tmp_path: Path) -> None:
+    normalised = replace(recipe, network=replace(recipe.network, extraction="plain"))
+    train(normalised, tmp_path / "first", accelerator="cpu")
+    first = str(tmp_path / "first" / "weights.safetensors")
+    kept = {}
+    for frozen in (True, False):
+        again = replace(normalised, init=first, frozen_norm=frozen, learning_rate=0.01, warmup=0)
+        train(again, tmp_path / str(frozen), accelerator="cpu")
+        pairs = zip(
+            *(load_weights(w)[0].named_buffers() for w in (first, tmp_path / str(frozen) / "weights.safetensors")),
+            strict=True,
+        )
+        kept[frozen] = [torch.equal(one, other) for (_, one), (_, other) in pairs]
+    assert all(kept[True])
+    assert not any(kept[False])
+    moved, before = (load_weights(w)[0].head.weight for w in (tmp_path / "True" / "weights.safetensors", first))
+    assert not torch.equal(moved, before)
+
+
 def test_a_card_names_every_machine(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, init in (("first", None), ("second", "first"), ("third", "second")):
         weights = str(tmp_path / init / "weights.safetensors") if init else None

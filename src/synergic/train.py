@@ -99,6 +99,9 @@ class Recipe:
     """Folder of degraded pictures with names of clean training pictures; a clean one that has no pair is degraded."""
     validation_pairs: Path | None = None
     """The same for validation."""
+    frozen_norm: bool = False
+    """BatchNorm keeps the means and variances that it has, for a run that goes on: what is trained is then what
+    restores. Those of a batch differ from them, the more the fewer crops it has and the more their levels differ."""
     init: str | None = None
     """Published weights, a weights file or hub:owner/name to start from; tensors of another shape start fresh."""
     validate_every: Count = 500
@@ -387,6 +390,8 @@ class State:
             card, fitting = start_from(self.network, recipe.init)
             fabric.print(fitting)
             self.earlier_steps, self.earlier_seconds, self.earlier_hardware = card.steps, card.seconds, card.hardware
+        for norm in (module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.train(not recipe.frozen_norm)
         self.network.to(fabric.device, memory_format=layout)  # type: ignore[call-overload]
         ema = get_ema_multi_avg_fn(recipe.ema)
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True)
