@@ -63,8 +63,9 @@ def told_strength(card: Card, conditioned: bool, sigma: float | None, quality: i
 
 
 def share_of_range(name: str, value: float) -> float:
-    """A sigma or quality as a share of its greatest. Raises SynergicError outside its range."""
-    least, most = {"sigma": (0, 255), "quality": (1, 100)}[name]
+    """A sigma, noise (a sigma that is added) or quality as a share of its greatest. Raises SynergicError outside its
+    range."""
+    least, most = {"sigma": (0, 255), "noise": (0, 255), "quality": (1, 100)}[name]
     if not least <= value <= most:
         raise SynergicError(f"{name}: expected {least} to {most}, got {value}")
     return value / most

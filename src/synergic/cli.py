@@ -401,13 +401,12 @@ def compare(
     from synergic.compare import colors_of, compare, draw_sheet, table
     from synergic.evaluate import Protocol, as_json
     from synergic.figures import check_figure
-    from synergic.files import check_folder, check_free, write_text
+    from synergic.files import check_free, write_text
     from synergic.images import find_pictures
     from synergic.restore import Restorer
 
     if (asked["sigma"] is None) == (asked["quality"] is None):
         raise SynergicError("compare: expected one of --sigma and --quality; pass how the pictures are to be degraded")
-    check_folder(output)
     sheet, figures, text = (output / name for name in ("sheet.png", "report.json", "table.md"))
     check_figure(sheet, overwrite)
     for path in (figures, text):
@@ -474,9 +473,7 @@ def ablate(
     """The paper's ablation: train every row from several seeds, evaluate, compare. Run it again to go on."""
     from synergic.ablation import ROWS, ablate, plan, protocols, write_results
     from synergic.figures import check_figure
-    from synergic.files import check_folder
 
-    check_folder(folder)
     check_figure(folder / "curves.png", overwrite=True)
     runs = plan(recipe, folder, list(dict.fromkeys(rows)) or list(ROWS), seeds, parse_changes(changes))
     wanted = protocols(runs[0].recipe, folders or [runs[0].recipe.validation], **levels)

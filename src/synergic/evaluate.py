@@ -22,7 +22,7 @@ from synergic.degradations import add_gaussian_noise, add_jpeg_artifacts, in_8_b
 from synergic.errors import SynergicError
 from synergic.files import check_free, write_text
 from synergic.images import Picture, encode_png, find_pictures, write_picture
-from synergic.metrics import SSIM_SIDE, psnr, psnr_b, ssim
+from synergic.metrics import SSIM_SIDE, decibels, psnr, psnr_b, ssim
 from synergic.network import count_parameters
 from synergic.restore import Restorer
 from synergic.stores import check_apart, identity
@@ -254,8 +254,7 @@ def psnr_of(degraded: Tensor, clean: np.ndarray) -> float:
     pixels = degraded.permute(1, 2, 0).double().numpy() * 255
     if np.allclose(pixels, np.rint(pixels), rtol=0, atol=1e-4):
         pixels = np.rint(pixels)  # 8 bits, which float32 holds but nearly
-    error = (pixels - clean) ** 2
-    return float(10 * np.log10(255**2 / error.mean())) if error.any() else float("inf")
+    return decibels(float(np.mean((pixels - clean) ** 2)))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from synergic.card import share_of_range
 from synergic.data import to_tensor
 from synergic.degradations import add_gaussian_noise
 from synergic.errors import SynergicError
@@ -249,8 +250,8 @@ def explain(
     at: queries as (x, y) in pixels; unless given, the place that leans most on the non-local branch and the one that
     leans least, not nearer to the border than an eighth of the picture. noise: see `with_noise`; none unless given.
     """
-    if noise is not None and not 0 <= noise <= 255:
-        raise SynergicError(f"noise: expected 0 to 255, got {noise}")
+    if noise is not None:
+        share_of_range("noise", noise)
     pixels = checked(image) if noise is None else with_noise(checked(image), noise)
     height, width = pixels.shape[:2]
     for x, y in at:

@@ -37,7 +37,8 @@ def ssim(picture: np.ndarray, clean: np.ndarray) -> float:
     """
     _check(picture, clean)
     if min(picture.shape[:2]) < SSIM_SIDE:
-        raise SynergicError(f"SSIM: expected pictures of at least 11x11, got {picture.shape[1]}x{picture.shape[0]}")
+        least, got = f"{SSIM_SIDE}x{SSIM_SIDE}", f"{picture.shape[1]}x{picture.shape[0]}"
+        raise SynergicError(f"SSIM: expected pictures of at least {least}, got {got}")
     x, y = (torch.from_numpy(p.astype(np.float64)).permute(2, 0, 1)[:, None] for p in (picture, clean))  # C 1 H W
     mean_x, mean_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2

@@ -77,7 +77,8 @@ def identity(file: "Path | UPath") -> object:
 
 def check_apart(output: Path, read: set[object]) -> None:
     """Refuse an output that is one of the files that are read, by their identities: overwriting is for results."""
-    if output.exists() and identity(output) in read:
+    found = identity(output)
+    if found is not None and found in read:
         raise SynergicError(f"{output}: expected an output apart from the inputs, got one of them; choose another name")
 
 
