@@ -164,6 +164,18 @@ def test_the_command(
     assert "compare: expected one of --sigma and --quality" in err
 
 
+def test_a_sheet_among_the_pictures_is_kept(
+    tmp_path: Path, two: list[float], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = save(tmp_path / "out" / "sheet.png", to_colors(COLOUR, 1))
+    before = source.read_bytes()
+    command = ("compare", tmp_path / "out", "-o", tmp_path / "out", "--sigma", 25, "--overwrite")
+    code, _, err = call(capsys, monkeypatch, *command)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "sheet.png: expected an output apart from the inputs, got one of them" in err
+    assert source.read_bytes() == before
+
+
 def test_the_weights_of_the_task_are_taken_unless_told(
     tmp_path: Path, two: list[float], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,17 @@ def test_networks_that_take_no_strength_are_told_none(
     assert told["protocol"]["strength"] == "known to the network"
 
 
+def test_weights_are_told_nothing_that_they_do_not_take(
+    tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights
+) -> None:
+    restorer = restorer_of(make_weights("jpeg"))
+    with pytest.raises(SynergicError, match="expected a quality to be told, got a sigma; pass --blind"):
+        evaluate(restorer, Protocol(tmp_path / "clean", sigma=25))
+    assert evaluate(restorer, Protocol(tmp_path / "clean", sigma=25, blind=True))["degraded_psnr"] < 21
+    with pytest.raises(SynergicError, match="expected a sigma to be told, got a quality; pass --blind"):
+        evaluate(restorer_of(make_weights()), Protocol(tmp_path / "clean", quality=20))
+
+
 def test_ensemble(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights) -> None:
     ensemble = Restorer.from_pretrained(make_weights(), device="cpu", precision="float32", ensemble=True)
     report = evaluate(ensemble, Protocol(tmp_path / "clean", sigma=15))

@@ -26,7 +26,7 @@ from synergic.images import (
     read_picture,
     write_picture,
 )
-from synergic.stores import fetched, identity, stored
+from synergic.stores import check_apart, fetched, identity, stored
 from synergic.tiling import Progress, is_gray
 
 if TYPE_CHECKING:
@@ -162,10 +162,7 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
     claimed: dict[Path, Path] = {}
     sources = {identity(source) for source, _ in found}
     for job in jobs:
-        if identity(job.target) in sources:
-            raise SynergicError(
-                f"{job.target}: expected an output apart from the inputs, got one of them; choose another -o"
-            )
+        check_apart(job.target, sources, "-o")
         if job.target in claimed:
             raise SynergicError(
                 f"{job.source}: expected an output name of its own, got {job.target} like {claimed[job.target]}; "

@@ -404,6 +404,7 @@ def compare(
     from synergic.files import check_free, write_text
     from synergic.images import find_pictures
     from synergic.restore import Restorer
+    from synergic.stores import check_apart
 
     if (asked["sigma"] is None) == (asked["quality"] is None):
         raise SynergicError("compare: expected one of --sigma and --quality; pass how the pictures are to be degraded")
@@ -412,6 +413,7 @@ def compare(
     for path in (figures, text):
         check_free(path, overwrite)
     protocol = Protocol(data, **asked)
+    check_apart(sheet, protocol.identities())
     if name is None:
         colors = colors_of([path for path, _ in find_pictures([data])[: protocol.limit]])
         name = weights_for("denoise" if protocol.quality is None else "jpeg", colors)

@@ -92,11 +92,17 @@ class Protocol:
         return to_colors(pixels, 1) if self.quality is None else matlab_luma(pixels)
 
     def told(self, restorer: Restorer) -> dict[str, Any]:
-        """The sigma or quality that the network is told; nothing if `blind`, or if it takes none."""
-        known = {"sigma": self.sigma, "quality": self.quality}
+        """The sigma or quality that the network is told; nothing if `blind`, or if it takes none. Raises SynergicError
+        for a sigma where it takes a quality, and the other way round."""
         if self.blind or not restorer.conditioned:
             return {}
-        return {name: value for name, value in known.items() if value is not None}
+        takes, other = ("quality", "sigma") if restorer.card.task == "jpeg" else ("sigma", "quality")
+        if getattr(self, other) is not None:
+            raise SynergicError(
+                f"{restorer.card.name}: expected a {takes} to be told, got a {other}; pass --blind, or other weights"
+            )
+        value = getattr(self, takes)
+        return {} if value is None else {takes: value}
 
     def degrade(self, clean: Tensor) -> Tensor:
         """The synthetic degradation. C H W -> C H W."""

@@ -226,15 +226,14 @@ class BranchGate(nn.Module):
         return torch.stack(logits.chunk(len(branches), 1)).softmax(0)
 
     def forward(self, branches: Sequence[Tensor]) -> Tensor:  # B of N C H W -> N C H W
-        weighted = (w[:, :, None, None].to(x) * x for w, x in zip(self.weights(branches), branches, strict=True))
-        return reduce(torch.add, weighted)
+        return weighted_sum(self.weights(branches), branches)
 
 
-class SettledGate(BranchGate):
+class SettledGate(nn.Module):
     """A gate that keeps the weights that it finds first, as a mean over that batch: parts of a picture share them."""
 
     def __init__(self, gate: BranchGate) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.gate = gate
         self.kept: Tensor | None = None
 
@@ -242,6 +241,15 @@ class SettledGate(BranchGate):
         if self.kept is None:
             self.kept = self.gate.weights(branches).mean(1, keepdim=True)
         return self.kept
+
+    def forward(self, branches: Sequence[Tensor]) -> Tensor:  # B of N C H W -> N C H W
+        return weighted_sum(self.weights(branches), branches)
+
+
+def weighted_sum(weights: Tensor, branches: Sequence[Tensor]) -> Tensor:
+    """weights: B N C, or B 1 C for all pictures alike. branches: B of N C H W. Returns N C H W."""
+    weighted = (w[:, :, None, None].to(x) * x for w, x in zip(weights, branches, strict=True))
+    return reduce(torch.add, weighted)
 
 
 class LocalAttention(nn.Module):

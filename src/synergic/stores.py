@@ -75,11 +75,14 @@ def identity(file: "Path | UPath") -> object:
     return status and (status.st_dev, status.st_ino)
 
 
-def check_apart(output: Path, read: set[object]) -> None:
-    """Refuse an output that is one of the files that are read, by their identities: overwriting is for results."""
+def check_apart(output: "Path | UPath", read: set[object], option: str = "name") -> None:
+    """Refuse an output that is one of the files that are read, by their identities: overwriting is for results.
+    `option`: what another is to be chosen of."""
     found = identity(output)
     if found is not None and found in read:
-        raise SynergicError(f"{output}: expected an output apart from the inputs, got one of them; choose another name")
+        raise SynergicError(
+            f"{output}: expected an output apart from the inputs, got one of them; choose another {option}"
+        )
 
 
 def path_inside(folder: "Path | UPath", other: "Path | UPath") -> Path | None:
