@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pyvips
 from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin
 
 from pictures import END, chunk, png, png_header
@@ -286,6 +287,8 @@ def test_read_refuses_other_colours(tmp_path: Path) -> None:
     assert refused(path) == "expected gray or RGB, got CMYK; convert it to RGB first"
     Image.new("I", (8, 8)).save(path)
     assert refused(path).startswith("expected 8-bit, 16-bit or 32-bit float samples, got int samples")
+    pyvips.Image.black(8, 8).cast("double").tiffsave(str(path))
+    assert refused(path).startswith("expected 8-bit, 16-bit or 32-bit float samples, got 64-bit samples")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])

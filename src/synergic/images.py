@@ -51,7 +51,7 @@ from synergic.metadata import (
     upright_xmp,
 )
 from synergic.stores import files_in, path_inside
-from synergic.tags import Resolution, count_folders, rewrite_tags, upright_exif
+from synergic.tags import Resolution, count_folders, read_tags, rewrite_tags, upright_exif
 
 __all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "check_writable", "compress_jpeg", "encode_png"]
 __all__ += ["find_pictures", "from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
@@ -113,7 +113,7 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     with _one_line(path, "read"):
         contents = _in_memory(path)
-        _refuse_many_pages(path)
+        _refuse_tiff(path)
         with _alone_with_libvips():
             source = _source(path, contents)
             image = _open(source)
@@ -205,12 +205,17 @@ def _in_memory(path: Path) -> bytes | None:
         return file.read()
 
 
-def _refuse_many_pages(path: Path) -> None:
-    """Before libvips counts the pages of a TIFF, which takes it ten microseconds each: seconds for a few megabytes."""
+def _refuse_tiff(path: Path) -> None:
+    """What libvips is not asked to open: a TIFF of many pages, which it counts for ten microseconds each, seconds for a
+    few megabytes, and one of 64-bit samples, of which it says that samples are out of range."""
     with path.open("rb") as file:
         pages = count_folders(file, MOST_PARTS)
+        file.seek(0)
+        bits = read_tags(file).get(258)
     if pages > MOST_PARTS:
         raise SynergicError(f"{path}: expected one picture, got over {MOST_PARTS:,} pages; split it into files first")
+    if bits is not None and bits.data[:2] == b"\x40\0":
+        raise _unsupported_samples(path, "64-bit")
 
 
 def _source(path: Path, contents: bytes | None) -> pyvips.Source:
@@ -240,12 +245,15 @@ def _refuse_unsupported(path: Path, image: pyvips.Image, frames: int, max_pixels
     if extra > 1:
         raise SynergicError(f"{path}: expected at most one alpha channel, got {extra}; remove the others first")
     if image.format not in DTYPES:
-        got = f"{image.format} samples"
-        raise SynergicError(f"{path}: expected 8-bit, 16-bit or 32-bit float samples, got {got}; convert it first")
+        raise _unsupported_samples(path, image.format)
     contents = path.stat().st_size
     if not _can_hold(contents, image):
         size = f"{image.width} x {image.height} pixels"
         raise SynergicError(f"{path}: expected the contents of {size}, got {contents:,} bytes; the file is truncated")
+
+
+def _unsupported_samples(path: Path, got: str) -> SynergicError:
+    return SynergicError(f"{path}: expected 8-bit, 16-bit or 32-bit float samples, got {got} samples; convert it first")
 
 
 def _can_hold(contents: int, image: pyvips.Image) -> bool:
