@@ -10,9 +10,11 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import cycle
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -44,6 +46,8 @@ from synergic.nnpack import use_nnpack
 SIGMA = 25
 SLOW = 20.0
 """Seconds a picture beyond which a contestant sits the larger sizes out."""
+PAUSE = 0.5
+"""Seconds between two contestants: threads of the one may wait in loops for a while, at the cost of the other."""
 PRECISION = pick_precision("auto", torch.device("cpu"))
 BY_NNPACK = gains_from_nnpack(torch.device("cpu"), PRECISION)
 KIND = str(PRECISION).removeprefix("torch.")
@@ -252,21 +256,35 @@ def ask(pipe: Connection, picture: np.ndarray) -> tuple[np.ndarray, float, int]:
 
 
 def race(pipes: dict[str, Connection], sizes: list[int], rounds: int) -> list[dict[str, Any]]:
-    """Rows of name, size, seconds of every round, memory. The first round of a size does not count."""
+    """Rows of name, size, seconds of every round, memory. The first round of a size does not count. A contestant that
+    is too slow to go on ends, and so does the memory that it kept; at the end all have. One whose process the system
+    has ended, for want of memory, sits the rest out."""
     rows: dict[tuple[str, int], dict[str, Any]] = {}
-    racing = list(pipes)
+    racing = dict(pipes)
+
+    def end(names: list[str]) -> None:
+        for name in names:
+            with suppress(OSError):
+                racing.pop(name).send(None)
+
     for size in sizes:
         picture = np.random.default_rng(0).random((size, size, 1), np.float32)
         for i in range(rounds + 1):
-            for name in racing:
-                _, seconds, memory = ask(pipes[name], picture)
+            for name, pipe in list(racing.items()):
+                time.sleep(PAUSE)
+                try:
+                    _, seconds, memory = ask(pipe, picture)
+                except (EOFError, OSError):
+                    racing.pop(name)
+                    continue
                 row = rows.setdefault((name, size), {"name": name, "size": size, "seconds": [], "memory": 0})
                 row["memory"] = max(row["memory"], memory)
                 if i > 0 or seconds > SLOW:
                     row["seconds"].append(seconds)
-            racing = [name for name in racing if max(rows[name, size]["seconds"], default=0) < SLOW]
-        racing = [name for name in racing if 4 * median(rows[name, size]["seconds"]) < SLOW]
-    return list(rows.values())
+            end([name for name in racing if max(rows[name, size]["seconds"], default=0) >= SLOW])
+        end([name for name in racing if 4 * median(rows[name, size]["seconds"]) >= SLOW])
+    end(list(racing))
+    return [row for row in rows.values() if row["seconds"]]
 
 
 def quality(pipe: Connection, pictures: list[np.ndarray]) -> float:
@@ -309,14 +327,13 @@ def draw(rows: list[dict[str, Any]], scores: dict[str, float], size: int, path: 
     best = [p for p in sorted(points) if not any(q[0] > p[0] and q[1] > p[1] for q in points)]
     figure = new_figure(8, 5)
     axis = figure.subplots()
-    axis.semilogx([x for x, _, _ in best], [y for _, y, _ in best], color=COLORS[0])
-    for i, (x, y, name) in enumerate(sorted(points)):
-        axis.plot(x, y, "o", color=COLORS[1])
-        above = (6, 4) if i % 2 else (6, -11)  # or names of neighbours would lie on each other
-        axis.annotate(name, (x, y), textcoords="offset points", xytext=above, fontsize=8)
+    axis.semilogx([x for x, _, _ in best], [y for _, y, _ in best], color="0.7", zorder=1)
+    for (x, y, name), marker, color in zip(sorted(points, key=lambda p: -p[1]), cycle("os^vD"), cycle(COLORS)):
+        axis.plot(x, y, marker, color=color, markersize=8, label=f"{name}: {y:.2f} dB, {x:.2g}")
+    axis.legend(loc="lower left", fontsize=8)
     axis.set_xlabel(f"megapixels a second, {size} x {size} gray, {describe(torch.device('cpu'))}")
     axis.set_ylabel("PSNR in dB, Set12, sigma 25")
-    axis.margins(x=0.3, y=0.15)
+    axis.margins(x=0.1, y=0.1)
     save_figure(figure, path)
 
 
@@ -332,6 +349,9 @@ def main(data: Path | None, out: Path, sizes: list[int], rounds: int, only: list
         context.Process(target=work, args=(name, theirs), daemon=True).start()
     for pipe in pipes.values():  # or the first would run while others are still being set up
         pipe.recv()
+    scores = {name: contestant.psnr for name, contestant in entered.items() if contestant.psnr is not None}
+    if pictures:
+        scores = {name: quality(pipes[name], pictures) if np.isnan(score) else score for name, score in scores.items()}
     rows = race(pipes, sizes, rounds)
     for row in rows:
         pixels, flop = row["size"] ** 2, entered[row["name"]].flop
@@ -339,11 +359,6 @@ def main(data: Path | None, out: Path, sizes: list[int], rounds: int, only: list
         row |= {"mpx_per_second": median(speeds), "range": [speeds[0], speeds[-1]]}
         if flop is not None:
             row["gflops"] = flop(pixels) / median(row["seconds"]) / 1e9
-    scores = {name: contestant.psnr for name, contestant in entered.items() if contestant.psnr is not None}
-    if pictures:
-        scores = {name: quality(pipes[name], pictures) if np.isnan(score) else score for name, score in scores.items()}
-    for pipe in pipes.values():
-        pipe.send(None)
     out.mkdir(parents=True, exist_ok=True)
     report = {"hardware": describe(torch.device("cpu")), "torch": torch.__version__, "psnr": scores, "rows": rows}
     (out / "speed.json").write_text(json.dumps(report, indent=1) + "\n")

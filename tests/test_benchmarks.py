@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +26,38 @@ def test_speed_writes_its_figures(tmp_path: Path) -> None:
         assert 50 < row["memory"] < 4000, "MB"
         assert row["gflops"] > 0.1
     assert "| gray-denoise, bare network |" in (tmp_path / "speed.md").read_text()
+
+
+def test_a_contestant_whose_process_is_gone_sits_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SPEED.parent))
+    speed = import_module("speed")
+    monkeypatch.setattr(speed, "PAUSE", 0)
+
+    class Quick:
+        """Of the benchmark's pipes: 1 s for 8 x 8, too long for 16 x 16; gone after `turns` pictures."""
+
+        def __init__(self, turns: int) -> None:
+            self.turns, self.side, self.ended = turns, 0, False
+
+        def send(self, picture: np.ndarray | None) -> None:
+            self.ended, self.side = picture is None, 0 if picture is None else len(picture)
+
+        def recv(self) -> tuple[None, float, int]:
+            self.turns -= 1
+            if self.turns < 0:
+                raise EOFError
+            return None, 1.0 if self.side == 8 else 100 * speed.SLOW, 7
+
+    pipes = {"whole": Quick(9), "gone at once": Quick(0), "gone at the next size": Quick(3), "slow": Quick(4)}
+    rows = speed.race(pipes, [8, 16], 2)
+    assert [(row["name"], row["size"], len(row["seconds"])) for row in rows] == [
+        ("whole", 8, 2),
+        ("gone at the next size", 8, 2),
+        ("slow", 8, 2),
+        ("whole", 16, 1),
+        ("slow", 16, 1),
+    ]
+    assert [name for name, pipe in pipes.items() if pipe.ended] == ["whole", "slow"]
 
 
 def test_floor_writes_its_figures(tmp_path: Path) -> None:

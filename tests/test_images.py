@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pyvips
+import pyvips  # type: ignore[import-untyped]
 from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin
 
 from pictures import END, chunk, png, png_header

@@ -42,6 +42,7 @@ def blind(benchmarks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 BENCHMARKS = {
     "gray-denoise": noise("Set12", "BSD68") | blind(noise("Set12")),
     "gray-denoise-basic": noise("Set12", "BSD68") | blind(noise("Set12")),
+    "gray-denoise-enhanced": noise("Set12", "BSD68") | blind(noise("Set12")),
     "color-denoise": noise("CBSD68"),
     "gray-jpeg": jpeg(Classic5="classic5", LIVE1="live1_luma") | blind(jpeg(Classic5="classic5")),
     "color-jpeg": jpeg(LIVE1="live1"),
@@ -49,7 +50,7 @@ BENCHMARKS = {
 }
 
 
-def main(run: Path, data: Path, half: bool, limits: str) -> None:
+def main(run: Path, data: Path, half: bool, limits: str | None) -> None:
     """Evaluate on every benchmark of these weights, then save them with their scores."""
     weights = run / "weights.safetensors"
     network, card = load_weights(weights)
@@ -74,7 +75,7 @@ def main(run: Path, data: Path, half: bool, limits: str) -> None:
         protocol="; ".join(
             [words["inference"], f"output {words['output']}", f"PSNR in {words['psnr']}", "noise of seed 0"]
         ),
-        limits=limits,
+        limits=card.limits if limits is None else limits,
         recipe=card.recipe | {key: Path(card.recipe[key]).name for key in ("pictures", "validation")},
     )
     save_weights(PUBLISHED / f"{card.name}.safetensors", network, measured, half=half)
@@ -90,6 +91,6 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--half", action="store_true")
-    parser.add_argument("--limits", default="")
+    parser.add_argument("--limits", help="for the card, in place of what it says")
     arguments = parser.parse_args()
     main(arguments.run, arguments.data, arguments.half, arguments.limits)
