@@ -39,10 +39,9 @@ def blind(benchmarks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {f"{name}, level unknown": options | {"blind": True} for name, options in benchmarks.items()}
 
 
+GRAY_NOISE = noise("Set12", "BSD68") | blind(noise("Set12"))
 BENCHMARKS = {
-    "gray-denoise": noise("Set12", "BSD68") | blind(noise("Set12")),
-    "gray-denoise-basic": noise("Set12", "BSD68") | blind(noise("Set12")),
-    "gray-denoise-enhanced": noise("Set12", "BSD68") | blind(noise("Set12")),
+    **dict.fromkeys(("gray-denoise", "gray-denoise-basic", "gray-denoise-enhanced"), GRAY_NOISE),
     "color-denoise": noise("CBSD68"),
     "gray-jpeg": jpeg(Classic5="classic5", LIVE1="live1_luma") | blind(jpeg(Classic5="classic5")),
     "color-jpeg": jpeg(LIVE1="live1"),

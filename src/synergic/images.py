@@ -113,10 +113,14 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     with _one_line(path, "read"):
         contents = _in_memory(path)
-        _refuse_tiff(path)
+        _refuse_many_pages(path)
         with _alone_with_libvips():
             source = _source(path, contents)
-            image = _open(source)
+            try:
+                image = _open(source)
+            except pyvips.Error:
+                _refuse_deep_samples(path)
+                raise
             extras = _extras(path, image, contents)
             _refuse_unsupported(path, image, extras.frames, max_pixels)
             samples = _decode_jpeg(source) if image.get("vips-loader").startswith("jpegload") else _decode(image)
@@ -205,15 +209,18 @@ def _in_memory(path: Path) -> bytes | None:
         return file.read()
 
 
-def _refuse_tiff(path: Path) -> None:
-    """What libvips is not asked to open: a TIFF of many pages, which it counts for ten microseconds each, seconds for a
-    few megabytes, and one of 64-bit samples, of which it says that samples are out of range."""
+def _refuse_many_pages(path: Path) -> None:
+    """Before libvips counts the pages of a TIFF, which takes it ten microseconds each: seconds for a few megabytes."""
     with path.open("rb") as file:
         pages = count_folders(file, MOST_PARTS)
-        file.seek(0)
-        bits = read_tags(file).get(258)
     if pages > MOST_PARTS:
         raise SynergicError(f"{path}: expected one picture, got over {MOST_PARTS:,} pages; split it into files first")
+
+
+def _refuse_deep_samples(path: Path) -> None:
+    """A TIFF of 64-bit samples, of which libvips says no more than that samples are out of range."""
+    with path.open("rb") as file:
+        bits = read_tags(file).get(258)
     if bits is not None and bits.data[:2] == b"\x40\0":
         raise _unsupported_samples(path, "64-bit")
 
