@@ -128,7 +128,7 @@ def test_what_cannot_come_along_is_one_line_and_exit_code_0(
 ) -> None:
     source = tmp_path / "a.jpg"
     Image.new("RGB", (8, 8)).save(source, comment=b"hello", xmp=b'<x GCamera:MotionPhoto="1"/>')
-    line = f"{source}: left out: what stands behind the picture (a film or a gain map), comments"
+    line = f"{source}: left out: what stands behind the picture (a film, a gain map or another picture), comments"
     asked = ("restore", source, "--weights", make_weights(), "-o")
     assert call(capsys, monkeypatch, *asked, tmp_path / "b.png") == (0, "", f"synergic: {line}\n")
     code, out, err = call(capsys, monkeypatch, *asked, tmp_path / "c.png", "--json")

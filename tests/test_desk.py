@@ -83,7 +83,7 @@ def scan(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "name", "line"),
     [
-        (film, "a.jpg", "left out: what stands behind the picture (a film or a gain map)"),
+        (film, "a.jpg", "left out: what stands behind the picture (a film, a gain map or another picture)"),
         (scan, "a.tif", "left out: tag 65000"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pyvips  # type: ignore[import-untyped]
+import tifffile
 from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin
 
 from pictures import END, chunk, png, png_header
@@ -289,6 +290,15 @@ def test_read_refuses_other_colours(tmp_path: Path) -> None:
     assert refused(path).startswith("expected 8-bit, 16-bit or 32-bit float samples, got int samples")
     pyvips.Image.black(8, 8).cast("double").tiffsave(str(path))
     assert refused(path).startswith("expected 8-bit, 16-bit or 32-bit float samples, got 64-bit samples")
+
+
+def test_white_as_zero_is_turned_or_refused(tmp_path: Path) -> None:
+    """libvips turns integers, and takes floats as they are: they would be written inverted."""
+    path, ramp = tmp_path / "photo.tif", np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    tifffile.imwrite(path, (ramp * 255).astype(np.uint8), photometric="miniswhite")
+    np.testing.assert_array_equal(read_picture(path).pixels[..., 0], 255 - (ramp * 255).astype(np.uint8))
+    tifffile.imwrite(path, ramp, photometric="miniswhite")
+    assert refused(path) == "expected floats of which 0 is black, got 0 as white; invert them first"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])

@@ -393,7 +393,7 @@ def test_pictures_behind_a_jpeg_are_told_or_refused(tmp_path: Path) -> None:
 
 def test_what_xmp_says_is_behind_a_jpeg_is_told(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "in.jpg", xmp=b'<x GCamera:MotionPhoto="1"/>')
-    assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film or a gain map)",)
+    assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film, a gain map or another picture)",)
 
 
 def test_what_follows_a_jpeg_is_told(tmp_path: Path) -> None:
@@ -401,8 +401,19 @@ def test_what_follows_a_jpeg_is_told(tmp_path: Path) -> None:
     whole = (tmp_path / "in.jpg").read_bytes()
     (tmp_path / "in.jpg").write_bytes(whole + bytes(5000))  # what cameras fill up with
     assert said(tmp_path / "in.jpg") == ()
-    (tmp_path / "in.jpg").write_bytes(whole + b"ftypmp42" * 1000)
-    assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film or a gain map)",)
+    for behind in (b"ftypmp42" * 1000, whole, b"ftypmp42" * 1000 + whole):
+        (tmp_path / "in.jpg").write_bytes(whole + behind)
+        assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film, a gain map or another picture)",)
+
+
+def test_scans_and_restarts_are_the_picture_itself(tmp_path: Path) -> None:
+    """A progressive JPEG has tables between its scans, and restart markers stand among the pixels."""
+    Image.fromarray(RGB).save(tmp_path / "in.jpg", progressive=True, restart_marker_blocks=1)
+    whole = (tmp_path / "in.jpg").read_bytes()
+    assert whole.count(b"\xff\xda") > 5 and b"\xff\xd0" in whole
+    assert said(tmp_path / "in.jpg") == ()
+    (tmp_path / "in.jpg").write_bytes(whole + whole)
+    assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film, a gain map or another picture)",)
 
 
 def test_content_credentials_are_told(tmp_path: Path) -> None:

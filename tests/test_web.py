@@ -598,7 +598,8 @@ def test_what_could_not_come_along_stands_under_the_picture(
     source, plain = film(tmp_path / "a.jpg"), save(tmp_path / "b.png", np.zeros((8, 8, 3), np.uint8))
     page.set_input_files(".drop input", [source, plain])
     wait_until(lambda: states(page) == ["restored"] * 2)
-    warnings, line = page.locator(".warnings"), "left out: what stands behind the picture (a film or a gain map)"
+    warnings = page.locator(".warnings")
+    line = "left out: what stands behind the picture (a film, a gain map or another picture)"
     assert warnings.text_content() == line
     page.locator(".names button", has_text="b.png").first.click()
     assert warnings.is_hidden()

@@ -208,13 +208,13 @@ _LUMA_TABLE = np.array([
     113, 121, 112, 100, 120, 92, 101, 103, 99,
 ])
 # fmt: on
-_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # FF 00 is a byte of the pixels, FF D0 to D7 stand among them
 _XMP_BODY, _XMP_REST = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 
 
 def jpeg_extras(path: Path, contents: bytes) -> Extras:
     """The quality, resolution, XMP, comments of a JPEG, and what stands behind its picture."""
-    extras, luma, kept, credentials = Extras(), 0, [], False
+    extras, luma, kept, credentials, listed, behind = Extras(), 0, [], False, False, b""
     tables: dict[int, np.ndarray] = {}
     tags: dict[int, Tag] = {}
     for marker, body in _jpeg_segments(path, contents):
@@ -233,14 +233,17 @@ def jpeg_extras(path: Path, contents: bytes) -> Extras:
             kept.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body)
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
             extras.left_out += _pictures_behind(path, body[4:])
+            listed = True
+        elif marker == 0xD9:
+            behind = body.rpartition(b"\xff\xd9")[2] if listed else body
         credentials |= marker == 0xEB and body.startswith(b"JP")
         extras.profile |= marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")
     if kept:
         extras.metadata["jpeg-segments"] = b"".join(kept)
     extras.metadata["resolution"] = _jpeg_resolution(extras.metadata.get("resolution"), tag_resolution(tags))
-    behind = len(contents.rstrip(b"\0")) - contents.rfind(b"\xff\xd9") - 2  # after the last end of an image
-    if not extras.left_out and (behind > 64 or _XMP_BEHIND.search(extras.metadata.get("xmp-data", b""))):
-        extras.left_out.append("what stands behind the picture (a film or a gain map)")
+    more = len(behind.rstrip(b"\0")) > 64 or _XMP_BEHIND.search(extras.metadata.get("xmp-data", b""))
+    if more and not extras.left_out:
+        extras.left_out.append("what stands behind the picture (a film, a gain map or another picture)")
     extras.left_out += [_CREDENTIALS] if credentials else []
     if luma in tables:
         extras.jpeg_quality = int(np.abs(standard_tables() - tables[luma]).sum(axis=1).argmin()) + 1
@@ -274,13 +277,14 @@ def standard_tables() -> np.ndarray:
 
 
 def _jpeg_segments(path: Path | None, contents: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and contents of each segment before the coded data."""
+    """Marker and contents of each segment of the first picture; at its end D9, and all that follows."""
     start, left = 0, MOST_PARTS + len(contents) // 1024
     while found := _MARKER.search(contents, start):
         marker, start = found[1][0], found.end()
-        if marker in (0xDA, 0xD9):  # start of scan, end of image
+        if marker == 0xD9:
+            yield marker, contents[start:]
             return
-        if 0xC0 <= marker <= 0xFE and not 0xD0 <= marker <= 0xD8:  # the rest have no contents
+        if marker >= 0xC0 and marker != 0xD8:  # the rest have no contents
             end = start + max(2, int.from_bytes(contents[start : start + 2], "big"))
             yield marker, contents[start + 2 : end]
             start = end
@@ -372,6 +376,8 @@ def tiff_extras(path: Path, turned: bool) -> Extras:
             extras.left_out.append(_NAMES.get(code, f"tag {code}"))
     if tags.get(338, Tag(3, b"\1")).data[:2] == b"\0\0":
         raise SynergicError(f"{path}: expected gray or RGB with transparency, got a band that is none; remove it first")
+    if tags.get(339, Tag(3, b"\1")).data[:2] == b"\3\0" and tags.get(262, Tag(3, b"\1")).data[:2] == b"\0\0":
+        raise SynergicError(f"{path}: expected floats of which 0 is black, got 0 as white; invert them first")
     extras.profile = 34675 in tags
     if carried:
         extras.metadata["tiff-tags"] = carried
