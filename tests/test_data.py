@@ -190,6 +190,25 @@ def test_crops_come_from_every_picture_and_have_their_own_noise() -> None:
     assert len(set(strength.tolist())) > 50
 
 
+def test_some_crops_are_sharpened_before_they_are_degraded() -> None:
+    """The target is the sharp one; crops that are not drawn stay as they are, and so does their noise."""
+    smooth = np.add.outer(np.sin(np.arange(64)), np.sin(np.arange(64) / 2))[..., None]
+    pictures = [np.clip(128 + 50 * smooth, 0, 255).astype(np.uint8)]
+    for share, low, high in ((0.0, 0, 0), (0.3, 40, 80), (1.0, 200, 200)):
+        crops = Crops(pictures, GaussianNoise(), crop_size=16, batch_size=200, seed=0, sharpened=share)
+        plain = Crops(pictures, GaussianNoise(), crop_size=16, batch_size=200, seed=0)
+        changed = 0
+        for index in range(200):
+            (degraded, sharp, _), (noisy, clean, _) = crops.sample(0, index), plain.sample(0, index)
+            assert sharp.min() >= 0 and sharp.max() <= 1
+            if torch.equal(sharp, clean):
+                assert torch.equal(degraded, noisy)
+                continue
+            changed += 1
+            assert sharp.std() > clean.std()
+        assert low <= changed <= high
+
+
 def test_a_picture_smaller_than_the_crop_is_refused() -> None:
     assert crops(crop_size=8)[0][0].shape[2] == 8
     with pytest.raises(SynergicError, match=r"crop_size: .* at its smallest scale, got 9 and a picture of 9 x 8"):

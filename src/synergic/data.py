@@ -10,13 +10,15 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from synergic.card import UNKNOWN_STRENGTH
-from synergic.degradations import Degradation
+from synergic.degradations import Degradation, sharpen
 from synergic.errors import SynergicError
 from synergic.images import find_pictures, from_float, read_pixels, to_float
 from synergic.patterns import add_pattern
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Degraded N C H W, clean N C H W, strength N."""
+SHARPEST = 1.5
+"""Greatest weight of the sharpening of a training crop: as scans and web sites have it."""
 
 
 def to_colors(pixels: np.ndarray, colors: int) -> np.ndarray:
@@ -111,12 +113,13 @@ class Crops(Dataset[Batch]):
         batch_size: int,
         seed: int,
         patterns: float = 0.0,
+        sharpened: float = 0.0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         """pictures: clean H W C; or H W 2C, a clean one and its own degraded one, whose strength is unknown.
-        `patterns`: share of the other crops that a made-up pattern is laid over. `rank` of `world_size` processes gets
-        every world_size-th crop of a batch."""
+        `patterns`, `sharpened`: shares of the other crops that a made-up pattern is laid over, and that are sharpened,
+        before they are degraded. `rank` of `world_size` processes gets every world_size-th crop of a batch."""
         small = [p.shape[:2] for p in pictures if min(p.shape[:2]) < crop_size]
         if small:
             raise SynergicError(
@@ -124,7 +127,7 @@ class Crops(Dataset[Batch]):
                 f"picture of {small[0][0]} x {small[0][1]} there; leave such pictures out, or set a smaller crop_size"
             )
         self.pictures, self.degradation, self.crop_size = pictures, degradation, crop_size
-        self.seed, self.patterns = seed, patterns
+        self.seed, self.patterns, self.sharpened = seed, patterns, sharpened
         self.indices = range(rank, batch_size, world_size)
 
     def __getitem__(self, step: int) -> Batch:
@@ -147,5 +150,7 @@ class Crops(Dataset[Batch]):
         clean = to_tensor(crop)
         if draw.random() < self.patterns:
             clean = add_pattern(clean, generator)
+        if draw.random() < self.sharpened:
+            clean = sharpen(clean, SHARPEST, generator).clamp(0, 1)
         degraded, strength = self.degradation(clean, generator)
         return degraded, clean, strength

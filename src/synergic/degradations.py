@@ -105,9 +105,9 @@ class CameraNoise:
     """Noise of a camera in a finished photograph: signal-dependent, correlated over neighbours, then JPEG.
 
     The picture is taken back to linear sensor values, shot and read noise are added to its Bayer mosaic, and the
-    noise is carried through demosaicing, white balance, colour matrix, tone curve and JPEG. Only the noise passes
-    through demosaicing: the picture keeps its sharpness, so the network learns to remove noise, not to sharpen. Away
-    from black and white the noise's mean is zero, so it does not learn to brighten either.
+    noise is carried through demosaicing, white balance, colour matrix, tone curve, filters, sharpening and JPEG. Only
+    the noise passes through them: the picture keeps its sharpness, so the network learns to remove noise, not to
+    sharpen. Away from black and white the noise's mean is zero, so it does not learn to brighten either.
 
     After T. Brooks et al., "Unprocessing images for learned raw denoising", CVPR 2019 (gains, matrices, tone curve,
     noise levels), and S. Guo et al., "Toward convolutional blind denoising of real photographs" (CBDNet), CVPR 2019
@@ -130,6 +130,10 @@ class CameraNoise:
     """Greatest weight of the noise's coarse part (blurred with sigma 1-3), which in-camera filters let through."""
     chroma_min: Share = 0.0
     """Least share of the noise's colour that in-camera filters leave."""
+    sharpened: Share = 0.0
+    """Share of pictures that were sharpened after all that, which raises the noise from pixel to pixel."""
+    sharpen_max: Amount = 2.0
+    """Greatest weight of what sharpening adds."""
     jpeg: Share = 0.7
     """Share of pictures that end as a JPEG."""
     quality_min: Quality = 75
@@ -165,8 +169,11 @@ class CameraNoise:
         if uniform(0, 1, generator) >= self.reduced:
             noise = demosaic(noise * bayer_mask(raw.shape[1], raw.shape[2], offset=int(uniform(0, 4, generator))))
         finished = (camera.to_picture(raw + noise) - camera.to_picture(raw - noise)) / 2  # odd: no shift of the mean
-        filtered = uniform(0, 1, generator) < self.filtered
-        return clean + (self.filter_in_camera(finished, generator) if filtered else finished)
+        if uniform(0, 1, generator) < self.filtered:
+            finished = self.filter_in_camera(finished, generator)
+        if self.sharpened and uniform(0, 1, generator) < self.sharpened:  # a seed gives the same without
+            finished = sharpen(finished, self.sharpen_max, generator)
+        return clean + finished
 
     def filter_in_camera(self, noise: Tensor, generator: Generator) -> Tensor:
         """What noise reduction inside a camera leaves: smoother, coarser and less colourful noise. C H W -> C H W."""
@@ -257,3 +264,9 @@ def blur(x: Tensor, sigma: float) -> Tensor:
     window = window / window.sum()
     across = F.conv2d(F.pad(x[:, None], (6, 6, 6, 6), mode="replicate"), window.view(1, 1, 1, 13))  # C 1 H+12 W
     return F.conv2d(across, window.view(1, 1, 13, 1))[:, 0]
+
+
+def sharpen(x: Tensor, most: float, generator: Generator) -> Tensor:
+    """C H W plus 0 to `most` times its difference from a blur of sigma 0.6-2 (an unsharp mask)."""
+    soft = blur(x, uniform(0.6, 2, generator))
+    return x + (x - soft) * uniform(0, most, generator)

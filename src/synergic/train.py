@@ -71,6 +71,8 @@ class Recipe:
     ones are sharper from pixel to pixel. Pairs stay as they are."""
     patterns: Share = 0.0
     """Share of the training crops that made-up stripes or weaves are laid over."""
+    sharpened: Share = 0.0
+    """Share of the training crops that are sharpened first: what is sharp from pixel to pixel is then no noise."""
     crop_size: Count = 64
     """Side of a training crop, in pixels."""
     batch_size: Count = 16
@@ -320,6 +322,7 @@ def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Ba
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         patterns=recipe.patterns,
+        sharpened=recipe.sharpened,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
