@@ -252,8 +252,7 @@ def test_camera_noise_is_correlated_over_neighbours() -> None:
         degraded, _ = CameraNoise(shot_min=1e-4, clean=0.0, jpeg=0.0, reduced=0.0)(flat(0.5), seeded(seed))
         assert correlation(degraded - flat(0.5)) > 0.1, seed
     for reduced, low, high in ((0.0, 0.1, 0.7), (1.0, -0.02, 0.02)):  # demosaicing alone, and not even that
-        plain = {"shot_min": 1e-4, "fine_max": 0.0, "coarse_max": 0.0, "sharpened": 0.0}
-        sharp = CameraNoise(reduced=reduced, **plain)
+        sharp = CameraNoise(shot_min=1e-4, fine_max=0.0, coarse_max=0.0, reduced=reduced)
         least = np.mean([correlation(sharp.add_sensor_noise(flat(0.5), seeded(s)) - flat(0.5)) for s in range(12)])
         assert low < least < high
 
@@ -261,15 +260,15 @@ def test_camera_noise_is_correlated_over_neighbours() -> None:
 def test_sharpening_raises_the_noise_from_pixel_to_pixel() -> None:
     """Against the same noise unsharpened: stronger, its neighbours less alike; not at all where its weight is zero."""
 
-    def noise(seed: int, **changes: float) -> Tensor:
-        plain = CameraNoise(shot_min=1e-4, filtered=0.0, reduced=1.0, **changes)
-        return plain.add_sensor_noise(flat(0.5), seeded(seed)) - flat(0.5)
+    def noise(seed: int, sharpened: float, most: float = 2.0) -> Tensor:
+        degradation = CameraNoise(shot_min=1e-4, filtered=0.0, reduced=1.0, sharpened=sharpened, sharpen_max=most)
+        return degradation.add_sensor_noise(flat(0.5), seeded(seed)) - flat(0.5)
 
     for seed in range(8):
         soft, sharp = noise(seed, sharpened=0.0), noise(seed, sharpened=1.0)
         assert sharp.std() > 1.02 * soft.std()
         assert correlation(sharp) < correlation(soft) - 0.01
-        assert torch.equal(noise(seed, sharpened=1.0, sharpen_max=0.0), soft)
+        assert torch.equal(noise(seed, sharpened=1.0, most=0.0), soft)
 
 
 def test_coarse_noise_is_coarser() -> None:
@@ -298,7 +297,7 @@ def test_skew_draws_strong_noise_and_filtered_leaves_the_rest_as_it_was() -> Non
         return [(noise(flat(0.5), seeded(s))[0] - flat(0.5)).std().item() for s in range(60)]
 
     assert np.median(deviations(0.6)) > 1.5 * np.median(deviations(1.0))
-    raw = CameraNoise(clean=0.0, jpeg=0.0, reduced=1.0, filtered=0.0, sharpened=0.0)
+    raw = CameraNoise(clean=0.0, jpeg=0.0, reduced=1.0, filtered=0.0)
     for seed in range(4):
         noise = (raw(flat(0.5), seeded(seed))[0] - flat(0.5))[1]
         neighbours = (noise[:, 1:] * noise[:, :-1]).mean() / noise.square().mean()
