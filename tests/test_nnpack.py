@@ -46,18 +46,20 @@ def test_a_network_restores_alike_and_has_the_same_gradients(weights: str) -> No
     assert all(convolution.kernel_size == (1, 1) for convolution in kinds if isinstance(convolution, nn.Conv2d))
     assert list(turned.state_dict()) == list(network.state_dict())
 
-    torch.manual_seed(0)
-    degraded = torch.rand(1, network.config.colors, 75, 98)
-    results = []
-    for each in (network, turned):
-        x = degraded.clone().requires_grad_()
-        restored = each(x)
-        restored.square().sum().backward()
-        results.append((restored.detach(), x.grad, each.head.weight.grad))
-    assert (results[0][0] - degraded).abs().max() > 0.1  # it does something
-    assert (results[0][0] - results[1][0]).abs().max() < 1e-5
-    for first, second in zip(*results, strict=True):
-        assert (first - second).norm() < 1e-3 * first.norm()  # some ReLU lets through what another does not
+    differences = []
+    for seed in range(4):
+        degraded = torch.rand(1, network.config.colors, 75, 98, generator=torch.Generator().manual_seed(seed))
+        results = []
+        for each in (network, turned):
+            x = degraded.clone().requires_grad_()
+            restored = each(x)
+            in_x, in_head = torch.autograd.grad(restored.square().sum(), (x, each.head.weight))
+            results.append((restored.detach(), in_x, in_head))
+        assert (results[0][0] - degraded).abs().max() > 0.1  # it does something
+        assert (results[0][0] - results[1][0]).abs().max() < 1e-5
+        differences.append(max((first - second).norm() / first.norm() for first, second in zip(*results, strict=True)))
+    assert max(differences) < 1e-2  # where some ReLU lets through what another does not
+    assert min(differences) < 1e-5  # where none does
 
 
 APPLY = """

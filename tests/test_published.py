@@ -60,7 +60,7 @@ def test_photo_removes_camera_noise(photo: Restorer) -> None:
     noise = CameraNoise(shot_min=4e-3, shot_max=4e-3, clean=0)
     degraded = to_uint8(noise(to_tensor(COLOUR), Generator().manual_seed(2))[0])
     assert psnr(degraded, COLOUR) == pytest.approx(28.49, abs=0.01)
-    assert psnr(photo(degraded), COLOUR) == pytest.approx(31.46, abs=0.03)
+    assert psnr(photo(degraded), COLOUR) == pytest.approx(32.34, abs=0.03)
 
 
 def test_photo_keeps_the_brightness(photo: Restorer) -> None:
@@ -90,11 +90,26 @@ def test_photo_is_better_than_the_camera(photo: Restorer, data: Path) -> None:
     assert report["psnr"] > report["degraded_psnr"] + 2
 
 
-@pytest.mark.parametrize("picture", [astronaut, chelsea, coffee, rocket, immunohistochemistry])
+@pytest.mark.parametrize("picture", [astronaut, chelsea, coffee, rocket])
 def test_photo_leaves_a_clean_picture_alone(photo: Restorer, picture: Callable[[], np.ndarray]) -> None:
-    clean = np.ascontiguousarray(picture()[:256, 128:384])
-    restored = photo(clean)
-    assert psnr(restored, clean) > 42
+    assert_left_alone(photo, picture()[:256, 128:384], 42)
+
+
+@pytest.mark.parametrize(
+    ("picture", "least"), [(astronaut, 52), (chelsea, 52), (coffee, 52), (rocket, 52), (immunohistochemistry, 42)]
+)
+def test_photo_leaves_a_clean_picture_alone_at_half_the_size(
+    photo: Restorer, picture: Callable[[], np.ndarray], least: float
+) -> None:
+    """Where little is left of what a JPEG does to colours, which `photo` mends, as in immunohistochemistry."""
+    height, width = (length // 2 for length in picture().shape[:2])
+    blocks = picture()[: height * 2, : width * 2].reshape(height, 2, width, 2, 3)
+    assert_left_alone(photo, np.rint(blocks.mean((1, 3))).astype(np.uint8), least)
+
+
+def assert_left_alone(photo: Restorer, clean: np.ndarray, least: float) -> None:
+    restored = photo(np.ascontiguousarray(clean))
+    assert psnr(restored, clean) > least
     assert np.abs(restored.mean((0, 1)) - clean.mean((0, 1))).max() < 0.5
 
 
