@@ -47,7 +47,7 @@ def test_a_network_restores_alike_and_has_the_same_gradients(weights: str) -> No
     assert list(turned.state_dict()) == list(network.state_dict())
 
     differences = []
-    for seed in range(4):
+    for seed in range(1, 4):
         degraded = torch.rand(1, network.config.colors, 75, 98, generator=torch.Generator().manual_seed(seed))
         results = []
         for each in (network, turned):
@@ -58,8 +58,8 @@ def test_a_network_restores_alike_and_has_the_same_gradients(weights: str) -> No
         assert (results[0][0] - degraded).abs().max() > 0.1  # it does something
         assert (results[0][0] - results[1][0]).abs().max() < 1e-5
         differences.append(max((first - second).norm() / first.norm() for first, second in zip(*results, strict=True)))
-    assert max(differences) < 1e-2  # where some ReLU lets through what another does not
-    assert min(differences) < 1e-5  # where none does
+    assert max(differences) < 1e-3  # some ReLU lets through what another does not
+    assert min(differences) < 1e-5  # but not on every picture
 
 
 APPLY = """

@@ -10,7 +10,7 @@ from torch import Generator
 
 from synergic import Restorer
 from synergic.batch import Options
-from synergic.data import to_tensor, to_uint8
+from synergic.data import scaled, to_tensor, to_uint8
 from synergic.degradations import CameraNoise, add_gaussian_noise
 from synergic.evaluate import Protocol, evaluate
 from synergic.images import Picture, compress_jpeg
@@ -90,9 +90,12 @@ def test_photo_is_better_than_the_camera(photo: Restorer, data: Path) -> None:
     assert report["psnr"] > report["degraded_psnr"] + 2
 
 
-@pytest.mark.parametrize("picture", [astronaut, chelsea, coffee, rocket])
-def test_photo_leaves_a_clean_picture_alone(photo: Restorer, picture: Callable[[], np.ndarray]) -> None:
-    assert_left_alone(photo, picture()[:256, 128:384], 42)
+@pytest.mark.parametrize(
+    ("picture", "least"), [(astronaut, 42), (chelsea, 42), (coffee, 42), (rocket, 42), (immunohistochemistry, 39)]
+)
+def test_photo_leaves_a_clean_picture_alone(photo: Restorer, picture: Callable[[], np.ndarray], least: float) -> None:
+    """But immunohistochemistry, whose colour is soft as a JPEG leaves it, which `photo` mends."""
+    assert_left_alone(photo, picture()[:256, 128:384], least)
 
 
 @pytest.mark.parametrize(
@@ -101,10 +104,8 @@ def test_photo_leaves_a_clean_picture_alone(photo: Restorer, picture: Callable[[
 def test_photo_leaves_a_clean_picture_alone_at_half_the_size(
     photo: Restorer, picture: Callable[[], np.ndarray], least: float
 ) -> None:
-    """Where little is left of what a JPEG does to colours, which `photo` mends, as in immunohistochemistry."""
-    height, width = (length // 2 for length in picture().shape[:2])
-    blocks = picture()[: height * 2, : width * 2].reshape(height, 2, width, 2, 3)
-    assert_left_alone(photo, np.rint(blocks.mean((1, 3))).astype(np.uint8), least)
+    """Where little is left of what a JPEG does to colours."""
+    assert_left_alone(photo, scaled(picture(), 0.5), least)
 
 
 def assert_left_alone(photo: Restorer, clean: np.ndarray, least: float) -> None:
