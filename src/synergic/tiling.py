@@ -175,7 +175,8 @@ class Span:
 
 
 def axis_spans(length: int, size: int, overlap: int, align: int = 2) -> list[Span]:
-    """Cover an axis with spans of at most `size` that overlap by `overlap`: count first, then place about evenly.
+    """Cover an axis with spans of at most `size` that overlap by `overlap`: count first, then place at equal steps. So
+    all but the last have one length, and memory that one tile has freed fits the next.
 
     Weights are ramps over the middle half of what neighbours share: the outer quarters, where a network feels the
     tile's border most, are left to the neighbour. Spans start at multiples of `align` (of 2 where `size` leaves no room
@@ -184,7 +185,8 @@ def axis_spans(length: int, size: int, overlap: int, align: int = 2) -> list[Spa
     align = align if align <= size - overlap else 2
     longest = (size - overlap) // align * align  # step from one start to the next
     count = 1 if length <= size else ceil((length - overlap) / longest)
-    starts = [-(-i * (length - overlap) // (count * align)) * align for i in range(count)]  # rounded up
+    step = ceil((length - overlap) / (count * align)) * align
+    starts = [i * step for i in range(count)]
     stops = [start + overlap for start in starts[1:]] + [length]
     spans = []
     for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
