@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from synergic import Restorer
+from synergic.cli import keep_freed_memory
 from synergic.evaluate import Protocol, evaluate, seconds_per_megapixel
 from synergic.hardware import describe
 from synergic.weights import load_weights, save_weights
@@ -92,4 +93,5 @@ if __name__ == "__main__":
     parser.add_argument("--half", action="store_true")
     parser.add_argument("--limits", help="for the card, in place of what it says")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the command does: whole pictures take a third of the time
     main(arguments.run, arguments.data, arguments.half, arguments.limits)
