@@ -93,5 +93,5 @@ if __name__ == "__main__":
     parser.add_argument("--half", action="store_true")
     parser.add_argument("--limits", help="for the card, in place of what it says")
     arguments = parser.parse_args()
-    keep_freed_memory()  # as the command does: whole pictures take a third of the time
+    keep_freed_memory()  # as the command does: whole pictures in float32 take a third of the time
     main(arguments.run, arguments.data, arguments.half, arguments.limits)
