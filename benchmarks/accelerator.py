@@ -138,7 +138,7 @@ def restoring(bench: Bench, weights: str, side: int) -> None:
     """A picture of side x side as a user restores it, from the array to the array, by side of the tiles."""
     shape = (side, side) if weights.startswith("gray") else (side, side, 3)
     picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    for tile in (768, 1280, 2560):
+    for tile in (768, 1152, 2560):
         restorer = Restorer.from_pretrained(weights, device=str(bench.device), tile_size=tile)
         flop = satnet_flop(restorer.network.config, side**2)
         name = f"restoring {side} x {side} with {weights}, tiles of {tile}"

@@ -1,5 +1,6 @@
 """Degradations in numbers: how much noise, of what kind, from which generator."""
 
+from dataclasses import replace
 from math import log10
 
 import numpy as np
@@ -289,6 +290,22 @@ def test_chroma_min_orders_the_colour_of_the_noise() -> None:
         return float(np.mean([(noise - noise.mean(0)).std().item() / noise.std().item() for noise in noises]))
 
     assert colour(0.0) < colour(0.5) < colour(1.0)
+
+
+def test_chroma_blur_makes_the_colour_of_the_noise_coarser_and_leaves_its_luma() -> None:
+    white = CameraNoise(shot_min=1e-3, reduced=1.0, filtered=1.0, fine_max=0.0, coarse_max=0.0, chroma_min=1.0)
+
+    def noise(seed: int, chroma_blur_max: float) -> Tensor:
+        degradation = replace(white, chroma_blur_max=chroma_blur_max)
+        return degradation.add_sensor_noise(flat(0.5), seeded(seed)) - flat(0.5)
+
+    blurred, alike = [noise(seed, 3.0) for seed in range(12)], []
+    for seed, coarse in enumerate(blurred):
+        assert torch.allclose(coarse.mean(0), noise(seed, 0.0).mean(0), atol=1e-6)
+        alike.append((correlation(coarse.mean(0, keepdim=True)), correlation(coarse - coarse.mean(0))))
+    luma, colour = np.median(alike, 0)
+    assert abs(luma) < 0.05
+    assert colour > 0.6
 
 
 def test_skew_draws_strong_noise_and_filtered_leaves_the_rest_as_it_was() -> None:

@@ -327,7 +327,7 @@ def test_bfloat16_is_close_to_float32(make_weights: MakeWeights, random: np.rand
 
 def test_the_memory_of_the_machine_chooses_the_tile(make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2**28 < total_memory(torch.device("cpu")) < 2**45
-    for memory, side in ((2**31, 384), (2**32, 768), (2**35, 1280)):
+    for memory, side in ((2**31, 384), (2**32, 768), (2**35, 1152)):
         monkeypatch.setattr("synergic.restore.total_memory", lambda _, memory=memory: memory)
         made = partial(Restorer.from_pretrained, make_weights(), device="cpu")
         assert made(precision="bfloat16").tile_size == side

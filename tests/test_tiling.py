@@ -97,7 +97,7 @@ def test_progress_counts_every_tile() -> None:
     assert seen == [(i + 1, 6) for i in range(6)]
 
 
-@pytest.mark.parametrize(("gigabytes", "side"), [(1, 384), (2.9, 384), (3, 768), (8, 768), (12, 1280), (96, 1280)])
+@pytest.mark.parametrize(("gigabytes", "side"), [(1, 384), (2.9, 384), (3, 768), (8, 768), (12, 1152), (96, 1152)])
 def test_tiles_are_as_large_as_memory_allows(gigabytes: float, side: int) -> None:
     assert tile_size_for(int(gigabytes * 2**30), itemsize=2) == side
     assert tile_size_for(int(gigabytes * 2**30), itemsize=4) == min(side, 768)

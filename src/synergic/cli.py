@@ -118,7 +118,7 @@ def command() -> None:
 @click.option("--strength", type=float, default=1.0, show_default=True, help="Blend: 0 the input, 1 fully restored.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
-@click.option("--tile-size", type=int, help="Side of a tile in pixels. [default: 384, 768 or 1280, by memory]")
+@click.option("--tile-size", type=int, help="Side of a tile in pixels. [default: 384, 768 or 1152, by memory]")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns: slightly better, 8 times slower.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--resume", is_flag=True, help="Skip inputs whose output exists, whatever options made it.")
@@ -330,7 +330,7 @@ def evaluate(
 @click.option("--quality", type=int, help="JPEG quality that the network is told, 1-100.")
 @click.option("--noise", type=float, help="First add white Gaussian noise of this level, 0-255 scale, of seed 0.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
-@click.option("--tile-size", type=int, help="Side of a tile in pixels. [default: 384, 768 or 1280, by memory]")
+@click.option("--tile-size", type=int, help="Side of a tile in pixels. [default: 384, 768 or 1152, by memory]")
 @click.option("--overwrite", is_flag=True, help="Replace a figure that exists.")
 def explain(
     image: Path, figure: Path, places: tuple[str, ...], noise: float | None, overwrite: bool, **asked: Any

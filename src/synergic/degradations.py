@@ -130,6 +130,8 @@ class CameraNoise:
     """Greatest weight of the noise's coarse part (blurred with sigma 1-3), which in-camera filters let through."""
     chroma_min: Share = 0.0
     """Least share of the noise's colour that in-camera filters leave."""
+    chroma_blur_max: Amount = 0.0
+    """Greatest sigma, in pixels, of the blur that in-camera filters leave on the noise's colour alone."""
     sharpened: Share = 0.0
     """Share of pictures that were sharpened after all that, which raises the noise from pixel to pixel."""
     sharpen_max: Amount = 2.0
@@ -181,7 +183,10 @@ class CameraNoise:
         coarse = blur(noise, uniform(1, 3, generator)) * uniform(0, self.coarse_max, generator)
         noise = fine + coarse
         luma = noise.mean(0, keepdim=True)
-        return luma + (noise - luma) * uniform(self.chroma_min, 1, generator)
+        chroma = (noise - luma) * uniform(self.chroma_min, 1, generator)
+        if self.chroma_blur_max:  # a seed gives the same without
+            chroma = blur(chroma, uniform(0, self.chroma_blur_max, generator))
+        return luma + chroma
 
 
 @dataclass(frozen=True)
