@@ -209,6 +209,25 @@ def test_some_crops_are_sharpened_before_they_are_degraded() -> None:
         assert low <= changed <= high
 
 
+def test_some_crops_of_a_colour_network_are_gray_and_so_is_their_noise() -> None:
+    """The others stay as they are, and so does their noise."""
+    pictures = [np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)]
+    plain = Crops(pictures, GaussianNoise(), crop_size=16, batch_size=200, seed=0)
+    for share, low, high in ((0.0, 0, 0), (0.3, 40, 80), (1.0, 200, 200)):
+        crops = Crops(pictures, GaussianNoise(), crop_size=16, batch_size=200, seed=0, gray=share)
+        changed = 0
+        for index in range(200):
+            (degraded, gray, _), (noisy, clean, _) = crops.sample(0, index), plain.sample(0, index)
+            assert degraded.shape == gray.shape == (3, 16, 16)
+            if torch.equal(gray, clean):
+                assert torch.equal(degraded, noisy)
+                continue
+            changed += 1
+            assert torch.equal(gray[0], gray[2]) and torch.equal(degraded[0], degraded[2])
+            assert torch.allclose(gray[0], clean.mean(0))
+        assert low <= changed <= high
+
+
 def test_a_picture_smaller_than_the_crop_is_refused() -> None:
     assert crops(crop_size=8)[0][0].shape[2] == 8
     with pytest.raises(SynergicError, match=r"crop_size: .* at its smallest scale, got 9 and a picture of 9 x 8"):

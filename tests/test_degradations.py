@@ -29,7 +29,6 @@ from synergic.degradations import (
     to_srgb,
     uniform,
 )
-from synergic.errors import SynergicError
 
 CAMERA = to_tensor(skimage.data.camera()[..., None])  # 1 512 512
 
@@ -184,9 +183,14 @@ def test_jpeg_quality_orders_the_error() -> None:
 # ---- camera noise
 
 
-def test_camera_noise_wants_colour() -> None:
-    with pytest.raises(SynergicError, match=r"expected RGB pictures, got 1 channels; set network\.colors to 3"):
-        CameraNoise()(CAMERA, seeded())
+def test_a_gray_picture_gets_the_gray_of_a_camera_s_noise() -> None:
+    gray, colours = flat(0.5)[:1], flat(0.5)
+    for seed in range(8):
+        degraded = CameraNoise().add_sensor_noise(gray, seeded(seed))
+        assert degraded.shape == gray.shape
+        mean = CameraNoise().add_sensor_noise(colours, seeded(seed)).mean(0, keepdim=True)
+        assert torch.allclose(degraded, mean, atol=1e-6)
+        assert degraded.std() > 1e-3
 
 
 def test_camera_noise_can_leave_a_picture_alone() -> None:

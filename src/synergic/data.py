@@ -114,12 +114,14 @@ class Crops(Dataset[Batch]):
         seed: int,
         patterns: float = 0.0,
         sharpened: float = 0.0,
+        gray: float = 0.0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         """pictures: clean H W C; or H W 2C, a clean one and its own degraded one, whose strength is unknown.
-        `patterns`, `sharpened`: shares of the other crops that a made-up pattern is laid over, and that are sharpened,
-        before they are degraded. `rank` of `world_size` processes gets every world_size-th crop of a batch."""
+        `patterns`, `sharpened`, `gray`: shares of the other crops that a made-up pattern is laid over, that are
+        sharpened, and whose colours are their mean, before they are degraded, the gray ones alike in all colours.
+        `rank` of `world_size` processes gets every world_size-th crop of a batch."""
         small = [p.shape[:2] for p in pictures if min(p.shape[:2]) < crop_size]
         if small:
             raise SynergicError(
@@ -127,7 +129,7 @@ class Crops(Dataset[Batch]):
                 f"picture of {small[0][0]} x {small[0][1]} there; leave such pictures out, or set a smaller crop_size"
             )
         self.pictures, self.degradation, self.crop_size = pictures, degradation, crop_size
-        self.seed, self.patterns, self.sharpened = seed, patterns, sharpened
+        self.seed, self.patterns, self.sharpened, self.gray = seed, patterns, sharpened, gray
         self.indices = range(rank, batch_size, world_size)
 
     def __getitem__(self, step: int) -> Batch:
@@ -152,5 +154,8 @@ class Crops(Dataset[Batch]):
             clean = add_pattern(clean, generator)
         if draw.random() < self.sharpened:
             clean = sharpen(clean, SHARPEST, generator).clamp(0, 1)
+        colors = len(clean)
+        if draw.random() < self.gray:
+            clean = clean.mean(0, keepdim=True)
         degraded, strength = self.degradation(clean, generator)
-        return degraded, clean, strength
+        return degraded.expand(colors, -1, -1), clean.expand(colors, -1, -1), strength

@@ -15,7 +15,6 @@ from torch import Generator, Tensor
 
 from synergic.card import UNKNOWN_STRENGTH
 from synergic.config import Amount, Positive, Share
-from synergic.errors import SynergicError
 from synergic.images import compress_jpeg
 
 Quality = Annotated[int, Field(ge=1, le=100)]
@@ -146,10 +145,6 @@ class CameraNoise:
     """Share of pictures whose strength (root mean square of the noise) is hidden from the network."""
 
     def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
-        if clean.shape[0] != 3:
-            raise SynergicError(
-                f"camera noise: expected RGB pictures, got {clean.shape[0]} channels; set network.colors to 3"
-            )
         degraded = clean
         if uniform(0, 1, generator) >= self.clean:
             degraded = self.add_sensor_noise(clean, generator)
@@ -161,7 +156,10 @@ class CameraNoise:
         return degraded, hidden(strength, self.blind, generator)
 
     def add_sensor_noise(self, clean: Tensor, generator: Generator) -> Tensor:
-        """Noise of one random camera and exposure, at the picture's own sharpness. C H W -> C H W, not clipped."""
+        """Noise of one random camera and exposure, at the picture's own sharpness. C H W -> C H W, not clipped. A gray
+        picture, C = 1, gets the mean of what it would get as a colour picture."""
+        if len(clean) == 1:
+            return self.add_sensor_noise(clean.expand(3, -1, -1), generator).mean(0, keepdim=True)
         camera = Camera.draw(generator)
         shot = exp(uniform(log(self.shot_min), log(self.shot_max), generator, self.skew))
         read = exp(2.18 * log(shot) + 1.20 + 0.26 * torch.randn((), generator=generator).item())

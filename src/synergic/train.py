@@ -73,6 +73,8 @@ class Recipe:
     """Share of the training crops that made-up stripes or weaves are laid over."""
     sharpened: Share = 0.0
     """Share of the training crops that are sharpened first: what is sharp from pixel to pixel is then no noise."""
+    gray: Share = 0.0
+    """Share of a colour network's training crops that are gray, and their degradation with them, as in a scan."""
     crop_size: Count = 64
     """Side of a training crop, in pixels."""
     batch_size: Count = 16
@@ -323,6 +325,7 @@ def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Ba
         seed=recipe.seed,
         patterns=recipe.patterns,
         sharpened=recipe.sharpened,
+        gray=recipe.gray,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
