@@ -25,6 +25,7 @@ from synergic.degradations import (
     from_srgb,
     hidden,
     inverse_smooth_step,
+    smooth_along_lines,
     smooth_step,
     to_srgb,
     uniform,
@@ -294,6 +295,22 @@ def test_chroma_min_orders_the_colour_of_the_noise() -> None:
         return float(np.mean([(noise - noise.mean(0)).std().item() / noise.std().item() for noise in noises]))
 
     assert colour(0.0) < colour(0.5) < colour(1.0)
+
+
+def test_smoothing_along_lines_keeps_lines_and_smooths_the_rest() -> None:
+    stripes = (torch.arange(32) % 2).float().expand(3, 32, 32)
+    assert torch.equal(smooth_along_lines(stripes), stripes)
+    assert torch.equal(smooth_along_lines(stripes.mT), stripes.mT)
+    board = (stripes - stripes.mT).abs()  # changes as much across as down
+    assert torch.equal(smooth_along_lines(board)[:, 1:-1, 1:-1], torch.full((3, 30, 30), 0.5))
+
+    def noise(seed: int, directed: float) -> Tensor:
+        white = CameraNoise(shot_min=1e-3, reduced=1.0, filtered=1.0, fine_max=0.0, coarse_max=0.0, directed=directed)
+        return white.add_sensor_noise(flat(0.5), seeded(seed)) - flat(0.5)
+
+    for seed in range(8):
+        assert correlation(noise(seed, 1.0)) > 0.2
+        assert correlation(noise(seed, 0.0)) < 0.05
 
 
 def test_chroma_blur_makes_the_colour_of_the_noise_coarser_and_leaves_its_luma() -> None:

@@ -123,6 +123,9 @@ class CameraNoise:
     """Share of pictures made smaller after the camera: their noise is not correlated by demosaicing."""
     filtered: Share = 0.75
     """Share of pictures whose noise in-camera filters have changed; the rest comes from a raw converter without any."""
+    directed: Share = 0.0
+    """Share of the filtered ones whose noise was smoothed along lines, once to three times, as demosaicing and noise
+    reduction that follow edges do."""
     fine_max: Amount = 1.6
     """Greatest sigma, in pixels, of the blur that in-camera filters and resizing leave on the noise."""
     coarse_max: Amount = 2.0
@@ -177,6 +180,9 @@ class CameraNoise:
 
     def filter_in_camera(self, noise: Tensor, generator: Generator) -> Tensor:
         """What noise reduction inside a camera leaves: smoother, coarser and less colourful noise. C H W -> C H W."""
+        if self.directed and uniform(0, 1, generator) < self.directed:  # a seed gives the same without
+            for _ in range(int(uniform(1, 4, generator))):
+                noise = smooth_along_lines(noise)
         fine = blur(noise, uniform(0, self.fine_max, generator))
         coarse = blur(noise, uniform(1, 3, generator)) * uniform(0, self.coarse_max, generator)
         noise = fine + coarse
@@ -267,6 +273,19 @@ def blur(x: Tensor, sigma: float) -> Tensor:
     window = window / window.sum()
     across = F.conv2d(F.pad(x[:, None], (6, 6, 6, 6), mode="replicate"), window.view(1, 1, 1, 13))  # C 1 H+12 W
     return F.conv2d(across, window.view(1, 1, 13, 1))[:, 0]
+
+
+def smooth_along_lines(x: Tensor) -> Tensor:
+    """C H W with each pixel smoothed across or down, whichever changes its luma less: noise turns into short lines."""
+    padded = F.pad(x[None], (1, 1, 1, 1), mode="replicate")[0]
+    left, right = padded[:, 1:-1, :-2], padded[:, 1:-1, 2:]
+    above, below = padded[:, :-2, 1:-1], padded[:, 2:, 1:-1]
+
+    def change(one: Tensor, other: Tensor) -> Tensor:  # 1 H W
+        return (one - x).mean(0, keepdim=True).abs() + (other - x).mean(0, keepdim=True).abs()
+
+    across = change(left, right) < change(above, below)
+    return x / 2 + torch.where(across, left + right, above + below) / 4
 
 
 def sharpen(x: Tensor, most: float, generator: Generator) -> Tensor:
