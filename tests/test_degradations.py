@@ -21,6 +21,7 @@ from synergic.degradations import (
     add_jpeg_artifacts,
     bayer_mask,
     blur,
+    core,
     demosaic,
     from_srgb,
     hidden,
@@ -311,6 +312,29 @@ def test_smoothing_along_lines_keeps_lines_and_smooths_the_rest() -> None:
     for seed in range(8):
         assert correlation(noise(seed, 1.0)) > 0.2
         assert correlation(noise(seed, 0.0)) < 0.05
+
+
+def test_coring_takes_what_is_weak_and_leaves_what_is_strong() -> None:
+    def tails(noise: Tensor) -> float:
+        """Kurtosis of the noise's difference from its blur: 3 for normal noise."""
+        detail = noise - blur(noise, 1.0)
+        return float(detail.pow(4).mean() / detail.square().mean() ** 2)
+
+    noise = torch.randn(3, 64, 64, generator=seeded())
+    assert torch.allclose(core(noise, 1.0, 0.0), noise, atol=1e-4)
+    assert abs(tails(noise) - 3) < 0.2
+    assert tails(core(noise, 1.0, 0.5)) > 3.3
+    assert tails(core(noise, 1.0, 1.0)) > 4.5
+    assert core(noise, 1.0, 1.0).std() < 0.8 * noise.std()
+    strong = noise.abs() > 3
+    assert (core(noise, 1.0, 1.0) / noise)[strong].median() > 0.8
+    white = CameraNoise(shot_min=1e-3, reduced=1.0, filtered=1.0, fine_max=0.0, coarse_max=0.0, chroma_min=1.0)
+    heavy = [
+        tails(replace(white, cored=share).add_sensor_noise(flat(0.5), seeded(s)) - flat(0.5))
+        for share in (0.0, 1.0)
+        for s in range(8)
+    ]
+    assert np.median(heavy[:8]) < 3.3 < np.median(heavy[8:])
 
 
 def test_chroma_blur_makes_the_colour_of_the_noise_coarser_and_leaves_its_luma() -> None:

@@ -126,6 +126,8 @@ class CameraNoise:
     directed: Share = 0.0
     """Share of the filtered ones whose noise was smoothed along lines, once to three times, as demosaicing and noise
     reduction that follow edges do."""
+    cored: Share = 0.0
+    """Share of the filtered ones of whose noise filters took what is weak and left what is strong."""
     fine_max: Amount = 1.6
     """Greatest sigma, in pixels, of the blur that in-camera filters and resizing leave on the noise."""
     coarse_max: Amount = 2.0
@@ -183,6 +185,8 @@ class CameraNoise:
         if self.directed and uniform(0, 1, generator) < self.directed:  # a seed gives the same without
             for _ in range(int(uniform(1, 4, generator))):
                 noise = smooth_along_lines(noise)
+        if self.cored and uniform(0, 1, generator) < self.cored:
+            noise = core(noise, uniform(0.7, 2, generator), uniform(0, 1.5, generator))
         fine = blur(noise, uniform(0, self.fine_max, generator))
         coarse = blur(noise, uniform(1, 3, generator)) * uniform(0, self.coarse_max, generator)
         noise = fine + coarse
@@ -286,6 +290,15 @@ def smooth_along_lines(x: Tensor) -> Tensor:
 
     across = change(left, right) < change(above, below)
     return x / 2 + torch.where(across, left + right, above + below) / 4
+
+
+def core(x: Tensor, sigma: float, threshold: float) -> Tensor:
+    """C H W whose difference from a blur of `sigma` pixels fades where it is weaker than `threshold` times its standard
+    deviation, as noise reduction by thresholds leaves it: what stays is rarer and stands out."""
+    soft = blur(x, sigma)
+    power = (x - soft).square()
+    kept = power / (power + threshold**2 * power.mean() + 1e-12)
+    return soft + (x - soft) * kept
 
 
 def sharpen(x: Tensor, most: float, generator: Generator) -> Tensor:
