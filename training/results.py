@@ -19,7 +19,8 @@ Written by `python training/results.py` from what `training/publish.py` measured
 
 Our protocol: {protocol}.
 SSIM: {ssim}.
-Seconds per megapixel are those of the machine that measured the scores, some twice as fast as others by the same name; float32 and bfloat16 do not compare.
+Seconds per megapixel are those of the machine that measured the scores, some twice as fast as others of that
+name; float32 and bfloat16 do not compare.
 The columns of the literature are as their authors printed them, mostly one network per level; {literature}
 
 | weights | parameters | non-local attention | seconds per megapixel | training |
