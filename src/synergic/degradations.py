@@ -47,6 +47,11 @@ def uniform(low: float, high: float, generator: Generator, skew: float = 1.0) ->
     return low + (high - low) * torch.rand((), generator=generator).item() ** skew
 
 
+def drawn(share: float, generator: Generator) -> bool:
+    """True with probability `share`. No number is drawn for none, so that a seed gives the same without."""
+    return share > 0 and uniform(0, 1, generator) < share
+
+
 def hidden(strength: float, blind: float, generator: Generator) -> float:
     """The strength, or with probability `blind` UNKNOWN_STRENGTH."""
     return UNKNOWN_STRENGTH if uniform(0, 1, generator) < blind else strength
@@ -176,16 +181,16 @@ class CameraNoise:
         finished = (camera.to_picture(raw + noise) - camera.to_picture(raw - noise)) / 2  # odd: no shift of the mean
         if uniform(0, 1, generator) < self.filtered:
             finished = self.filter_in_camera(finished, generator)
-        if self.sharpened and uniform(0, 1, generator) < self.sharpened:  # a seed gives the same without
+        if drawn(self.sharpened, generator):
             finished = sharpen(finished, self.sharpen_max, generator)
         return clean + finished
 
     def filter_in_camera(self, noise: Tensor, generator: Generator) -> Tensor:
         """What noise reduction inside a camera leaves: smoother, coarser and less colourful noise. C H W -> C H W."""
-        if self.directed and uniform(0, 1, generator) < self.directed:  # a seed gives the same without
+        if drawn(self.directed, generator):
             for _ in range(int(uniform(1, 4, generator))):
                 noise = smooth_along_lines(noise)
-        if self.cored and uniform(0, 1, generator) < self.cored:
+        if drawn(self.cored, generator):
             noise = core(noise, uniform(0.7, 2, generator), uniform(0, 1.5, generator))
         fine = blur(noise, uniform(0, self.fine_max, generator))
         coarse = blur(noise, uniform(1, 3, generator)) * uniform(0, self.coarse_max, generator)
@@ -296,9 +301,9 @@ def core(x: Tensor, sigma: float, threshold: float) -> Tensor:
     """C H W whose difference from a blur of `sigma` pixels fades where it is weaker than `threshold` times its standard
     deviation, as noise reduction by thresholds leaves it: what stays is rarer and stands out."""
     soft = blur(x, sigma)
-    power = (x - soft).square()
-    kept = power / (power + threshold**2 * power.mean() + 1e-12)
-    return soft + (x - soft) * kept
+    detail = x - soft
+    power = detail.square()
+    return soft + detail * power / (power + threshold**2 * power.mean() + 1e-12)
 
 
 def sharpen(x: Tensor, most: float, generator: Generator) -> Tensor:
