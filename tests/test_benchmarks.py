@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from synergic.hardware import has_bfloat16
+from synergic.hardware import gains_from_bfloat16
 
 SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 
@@ -19,7 +19,7 @@ def test_speed_writes_its_figures(tmp_path: Path) -> None:
     options = ["--only", "bare network", "--sizes", "64", "--rounds", "1", "-o", str(tmp_path)]
     subprocess.run([sys.executable, str(SPEED), *options], check=True)
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
-    kind = "bfloat16" if has_bfloat16(torch.device("cpu")) else "float32"
+    kind = "bfloat16" if gains_from_bfloat16(torch.device("cpu")) else "float32"
     assert {row["name"] for row in rows} == {"gray-denoise, bare network", f"convolutions alone, {kind}"}
     for row in rows:
         assert 1e-3 < row["mpx_per_second"] < 1e3

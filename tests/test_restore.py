@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from synergic import Restorer, SATNet, SynergicError, tiling
-from synergic.hardware import total_memory
+from synergic.hardware import pick_precision, total_memory
 
 MakeWeights = Callable[..., Path]
 
@@ -323,6 +323,26 @@ def test_bfloat16_is_close_to_float32(make_weights: MakeWeights, random: np.rand
     path, image = make_weights(), random.random((40, 40), np.float32)
     rough = Restorer.from_pretrained(path, device="cpu", precision="bfloat16")(image)
     assert 0 < np.abs(rough - restorer_of(path)(image)).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "picked"),
+    [
+        ("AuthenticAMD", "avx2 avx512f avx512_bf16", torch.bfloat16),
+        ("AuthenticAMD", "avx2 avx512f", torch.float32),
+        ("GenuineIntel", "avx2 avx512f avx512_bf16 amx_bf16", torch.bfloat16),
+        ("GenuineIntel", "avx2 avx512f avx512_bf16", torch.float32),  # half as fast there as float32
+        ("", "asimd bf16", torch.bfloat16),
+        ("", "", torch.float32),
+    ],
+)
+def test_the_processor_chooses_the_precision(
+    vendor: str, flags: str, picked: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synergic.hardware.cpu_flags", lambda: set(flags.split()))
+    monkeypatch.setattr("synergic.hardware.cpu_information", {"vendor_id": vendor}.get)
+    assert pick_precision("auto", torch.device("cpu")) == picked
+    assert pick_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
 
 
 def test_the_memory_of_the_machine_chooses_the_tile(make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def command() -> None:
 @click.option("--quality", type=int, help="JPEG quality, 1-100 (jpeg). Read from the file unless given.")
 @click.option("--strength", type=float, default=1.0, show_default=True, help="Blend: 0 the input, 1 fully restored.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
-@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
+@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where fast.")
 @click.option("--tile-size", type=int, help="Side of a tile in pixels. [default: 384, 768 or 1152, by memory]")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns: slightly better, 8 times slower.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
@@ -286,7 +286,7 @@ def weights(as_json: bool) -> None:
 @click.option("--save", type=FOLDER, help="Folder for the restored pictures and a page, index.html.")
 @click.option("--overwrite", is_flag=True, help=REPLACED)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
-@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
+@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where fast.")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and turns.")
 @click.option("--json", "report", type=FOLDER, help="Write the report to this file.")
 def evaluate(
@@ -391,7 +391,7 @@ def progress_bar(unit: str) -> Iterator["Progress"]:
 @click.option("--limit", type=click.IntRange(1), help="Only the first pictures.")
 @click.option("--blind", is_flag=True, help="Do not tell the network sigma or quality.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
-@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
+@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where fast.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier comparison.")
 def compare(
     output: Path, name: str | None, device: str, precision: str, overwrite: bool, data: Path, **asked: Any
@@ -436,7 +436,7 @@ def compare(
 @click.option("--resume", is_flag=True, help="Go on from the run's saved state.")
 @click.option("--max-seconds", type=float, help="Stop after this long; the state is saved.")
 @click.option("--accelerator", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
-@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where native.")
+@click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where fast.")
 def train(recipe: Path, run: Path, changes: tuple[str, ...], **asked: Any) -> None:
     """Train a network by a recipe: weights, log and resumable state go to the run's folder."""
     from synergic.train import read_recipe, train

@@ -27,22 +27,23 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` takes bfloat16 only where the hardware computes in it, float32 elsewhere."""
+    """`auto` takes bfloat16 only where the hardware computes in it, and fast; float32 elsewhere."""
     if name == "auto":
-        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+        return torch.bfloat16 if gains_from_bfloat16(device) else torch.float32
     if name not in PRECISIONS:
         raise SynergicError(f"precision: expected auto, float32 or bfloat16, got {name!r}")
     return PRECISIONS[name]
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """AVX512-BF16, AMX or Arm BF16 on a CPU; Ampere or later on CUDA."""
+def gains_from_bfloat16(device: torch.device) -> bool:
+    """Is bfloat16 faster than float32? With AMX, AMD's AVX512-BF16 or Arm's BF16 on a CPU, from Ampere on with CUDA.
+    Intel's AVX512-BF16 without AMX, as virtual machines have it, multiplies half as fast as float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
-    flags = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's
-    return bool(flags & cpu_flags())
+    by_intel = cpu_information("vendor_id") == "GenuineIntel"
+    return bool(cpu_flags() & {"amx_bf16" if by_intel else "avx512_bf16", "bf16"})  # the last is Arm's
 
 
 def gains_from_nnpack(device: torch.device, precision: torch.dtype) -> bool:
