@@ -28,7 +28,7 @@ from synergic.explain import (
     with_noise,
 )
 from synergic.network import NonLocalAttention, SynergicBlock
-from synergic.tiling import OVERLAP, axis_spans
+from synergic.tiling import axis_spans, overlap_of
 from test_cli import Capture, call
 
 MakeWeights = Callable[..., Path]
@@ -50,7 +50,7 @@ def silence(restorer: Restorer, branch: str) -> None:
 def test_what_a_branch_adds_by_hand() -> None:
     features = torch.ones(1, 2, 1, 2)
     local = features + torch.tensor([3.0, 1.0]).view(1, 1, 1, 2)  # adds 3 and 1 in both channels: 1 and -1 off the mean
-    weights = torch.tensor([[[0.75, 0.0]], [[0.25, 1.0]]])  # 2 N C
+    weights = torch.tensor([[[0.75, 0.0]], [[0.25, 1.0]]])[..., None, None]  # 2 N C, alike everywhere
     added = Trace(features, torch.stack([local, features]), weights).added(patch_size=1)
     assert added.tolist() == [[[0.75, 0.75]], [[0.0, 0.0]]]
     spread = Trace(features, torch.stack([features, local * torch.tensor([2.0, 0.0])]), weights).added(patch_size=3)
@@ -203,7 +203,7 @@ def test_the_places_drawn_unless_told() -> None:
 @pytest.mark.parametrize("length", [7, 128, 129, 1000])
 def test_a_query_is_seen_in_a_tile_that_the_restorer_cuts(length: int) -> None:
     restorer = restorer_of(tile_size=128, downscale=2, window=16, halo=4, nonlocal_attention="pixel")
-    spans = axis_spans(length, 128, OVERLAP, restorer.align)
+    spans = axis_spans(length, 128, overlap_of(128), restorer.align)
     assert all(span.start % 32 == 0 for span in spans)
     for at in range(length):
         tile = tile_at(at, length, restorer)

@@ -22,12 +22,10 @@ from synergic.network import (
     NonLocalAttention,
     SATNet,
     SATNetConfig,
-    SettledGate,
     SynergicFusion,
     count_parameters,
     feature_extraction,
     fold_batch_norm,
-    settle_gates,
 )
 
 SMALL: dict[str, Any] = {"channels": 16, "embedding": 4, "blocks": 1, "depth": 1}
@@ -335,46 +333,52 @@ def test_the_scale_of_normalised_pixels_is_bounded(kind: Literal["patch", "pixel
 # ---- the gate
 
 
-@pytest.mark.parametrize("branches", [2, 3])
-def test_gate_weights_sum_to_one_across_branches(branches: int) -> None:
+def test_gate_weights_sum_to_one_across_branches() -> None:
     torch.manual_seed(0)
-    gate = BranchGate(16, branches)
-    xs = [torch.randn(2, 16, 5, 7) for _ in range(branches)]
-    weights = gate.weights(xs)
-    assert weights.shape == (branches, 2, 16)
-    assert torch.allclose(weights.sum(0), torch.ones(2, 16)) and (weights > 0).all()
-    by_hand = sum(weights[b, :, :, None, None] * xs[b] for b in range(branches))
-    assert torch.allclose(gate(xs), torch.as_tensor(by_hand), rtol=0, atol=1e-6)
-    assert (gate.weights([2 * x + 1 for x in xs]) - weights).abs().max() > 1e-3  # per picture, ...
-    assert (weights[:, 0] - weights[:, 1]).abs().max() > 1e-3  # ... each its own, ...
-    assert weights.std(2).min() > 1e-3  # ... and per channel
+    gate = BranchGate(16)
+    first, second = torch.randn(2, 2, 16, 5, 7)
+    pooled = (first + second).mean((2, 3))[:, None, None]
+    weights = gate.weights(pooled)
+    assert weights.shape == (2, 2, 1, 1, 16)
+    assert torch.allclose(weights.sum(0), torch.ones(2, 1, 1, 16)) and (weights > 0).all()
+    weight = gate.weight(first, second)
+    assert torch.equal(weight, weights[0].permute(0, 3, 1, 2))
+    assert torch.allclose(gate(first, second), weight * first + (1 - weight) * second, rtol=0, atol=1e-6)
+    assert (gate.weight(2 * first + 1, 2 * second + 1) - weight).abs().max() > 1e-3  # by what the map holds, ...
+    assert (weight[0] - weight[1]).abs().max() > 1e-3  # ... for each picture, ...
+    assert weight.std(1).min() > 1e-3  # ... and per channel
+
+
+def test_gates_with_windows_weigh_every_place_by_what_is_around_it() -> None:
+    torch.manual_seed(0)
+    everywhere, windowed = BranchGate(8), BranchGate(8, window=32)
+    windowed.load_state_dict(everywhere.state_dict())
+    first, second = torch.randn(2, 2, 8, 30, 112)
+    first[..., 56:] += 2
+    small = first[..., :32], second[..., :32]
+    assert torch.equal(windowed(*small), everywhere(*small)), "a map no larger than a window is seen whole"
+    weight = windowed.weight(first, second)
+    assert weight.shape == first.shape
+
+    def seen(left: int) -> Tensor:
+        return everywhere.weight(first[..., left : left + 32], second[..., left : left + 32])
+
+    half_way = (weight[..., 23:24] + weight[..., 24:25]) / 2
+    for got, wanted in (
+        (weight[..., :1], seen(0)),
+        (weight[..., 15:16], seen(0)),
+        (half_way, (seen(0) + seen(16)) / 2),
+        (weight[..., 96:97], seen(80)),
+        (weight[..., 111:], seen(80)),
+    ):
+        assert torch.allclose(got.mean(2, keepdim=True), wanted, rtol=0, atol=1e-5)
+    assert (weight[..., 0] - weight[..., 111]).abs().mean() > 0.01
 
 
 def test_fusion_and_local_attention_share_the_gate() -> None:
     assert isinstance(SATNet(BASIC).blocks[0].fusion, SynergicFusion)
     assert issubclass(SynergicFusion, BranchGate)
     assert type(LocalAttention(8).gate) is BranchGate
-
-
-def test_settled_gates_keep_what_their_first_batch_gives() -> None:
-    network = awake(replace(HALF, **(SMALL | {"blocks": 2})))
-    parts, other = picture(3, 1, 16, 24), 3 * picture(1, 1, 16, 24)
-    with torch.inference_mode():
-        alone = network(other)
-        assert torch.allclose(settle_gates(network)(other), alone, rtol=0, atol=1e-6)
-        settled = settle_gates(network)
-        settled(parts)
-        assert (settled(other) - alone).abs().max() > 1e-4
-        assert torch.equal(settled(other), settled(other))
-        assert torch.equal(network(other), alone), "the network itself is as it was"
-    gates = [module for module in settled.modules() if isinstance(module, SettledGate)]
-    assert len(gates) == 4
-    for gate in gates:
-        assert gate.kept is not None and gate.kept.shape[:2] == (2, 1)
-        assert torch.allclose(gate.kept.sum(0), torch.ones(1))
-    assert all(a is b for a, b in zip(network.parameters(), settled.parameters(), strict=True)), (
-        "none is in memory twice"
-    )
 
 
 # ---- BatchNorm

@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "synergic"
 FLOORS = [
     {"errors"},
     {"files", "formats", "stores", "tags", "interruptions", "processor"},
-    {"metadata", "patches", "cells", "nnpack"},
+    {"metadata", "patches", "cells", "nnpack", "pooling"},
     {"images", "card", "attention", "config", "hardware", "muon", "guard"},
     {"network", "metrics", "tiling", "figures"},
     {"weights", "degradations", "engine"},
@@ -114,7 +114,7 @@ def test_the_papers_own_network_is_had_by_the_lines_given() -> None:
     recipe = read_recipe(path, whole)
     paper = {
         key: getattr(BASIC, key)
-        for key in ("conditioned", "nonlocal_attention", "similarity", "window", "halo", "key_stride")
+        for key in ("conditioned", "nonlocal_attention", "similarity", "window", "halo", "key_stride", "gate_window")
     }
     assert recipe.network == replace(published.network, **paper, similarity_scale=0.0357)
     assert recipe.network.similarity_scale == pytest.approx(BASIC.similarity_scale, rel=1e-3)

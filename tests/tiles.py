@@ -19,7 +19,7 @@ from synergic.data import read_folder, to_colors, to_tensor
 from synergic.degradations import CameraNoise, add_gaussian_noise
 from synergic.images import compress_jpeg, to_float
 from synergic.metrics import decibels
-from synergic.tiling import OVERLAP, TILE_SIZE, axis_spans
+from synergic.tiling import TILE_SIZE, axis_spans, overlap_of
 
 NOISE = CameraNoise(shot_min=3e-3, shot_max=3e-3, clean=0)
 QUALITY = 20
@@ -81,7 +81,7 @@ def seams(whole: np.ndarray, tiled: np.ndarray, tile_size: int, align: int) -> l
 
 def strips(length: int, tile_size: int, align: int) -> list[tuple[int, int]]:
     """Where neighbouring tiles meet along an axis."""
-    spans = axis_spans(length, tile_size, OVERLAP, align)
+    spans = axis_spans(length, tile_size, overlap_of(tile_size), align)
     return [(after.start, before.stop) for before, after in pairwise(spans)]
 
 

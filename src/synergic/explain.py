@@ -21,7 +21,7 @@ from synergic.images import to_float
 from synergic.network import NonLocalAttention, SynergicBlock
 from synergic.patches import grid_padding, patches
 from synergic.restore import Restorer
-from synergic.tiling import OVERLAP, Progress, axis_spans, checked, is_large, map_tiles, sample
+from synergic.tiling import Progress, axis_spans, checked, map_tiles, overlap_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,7 @@ class TradeOff:
     share: np.ndarray
     """H W float32, 0 (all local) to 1 (all non-local): the picture's heat map"""
     weights: np.ndarray
-    """B 2 C: the fusion's weights of the local and the non-local branch, which sum to 1; mean over tiles"""
+    """B 2 C: the fusion's weights of the local and the non-local branch, which sum to 1; mean over the picture"""
     added: np.ndarray
     """B 2: what the local and the non-local branch add; mean over positions and tiles"""
 
@@ -61,7 +61,7 @@ class Trace:
     branches: Tensor
     """2 N C H W: the answers of local and non-local attention"""
     weights: Tensor
-    """2 N C: what the fusion multiplies them by"""
+    """2 N C H W: what the fusion multiplies them by; H and W are 1 where it is the same everywhere"""
 
     def added(self, patch_size: int) -> Tensor:
         """2 H W: how much each branch adds at each position.
@@ -71,7 +71,7 @@ class Trace:
         everywhere and prefers no place. Its size is the Euclidean norm over the channels, averaged over the patch
         around the position, the scale at which attention chooses.
         """
-        terms = self.weights[..., None, None] * (self.branches - self.features)  # 2 N C H W
+        terms = self.weights * (self.branches - self.features)  # 2 N C H W
         sizes = (terms - terms.mean((3, 4), keepdim=True)).norm(dim=2).mean(1)  # 2 H W
         return F.avg_pool2d(sizes[None], patch_size | 1, 1, patch_size // 2, count_include_pad=False)[0]
 
@@ -108,10 +108,10 @@ class Watch:
         traces = []
         for block in self.blocks:
             assert block.fusion is not None
-            (branches,), _ = self.seen[block.fusion]
-            branches = torch.stack(branches).float()
-            weights = block.fusion.weights(list(branches)).float()  # settled ones are as they were kept
-            traces.append(Trace(self.seen[block.extraction][1].float(), branches, weights))
+            branches = [branch.float() for branch in self.seen[block.fusion][0]]
+            weight = block.fusion.weight(*branches)
+            weights = torch.stack([weight, 1 - weight])
+            traces.append(Trace(self.seen[block.extraction][1].float(), torch.stack(branches), weights))
         return traces
 
 
@@ -130,28 +130,21 @@ def trade_off(
     there, of what both branches add (`Trace.added`). A network without both raises SynergicError.
     """
     pixels, config = to_float(checked(image)), restorer.network.config
-    watch = Watch(as_for(pixels, restorer, sigma, quality))
+    watch = Watch(restorer)
     weights, added = [], []
 
     def share(tile: np.ndarray) -> np.ndarray:  # H W C -> H W 1
         traces = watch.traces(tile, sigma, quality)
-        weights.append(torch.stack([trace.weights.mean(1) for trace in traces]))  # B 2 C
+        weights.append(torch.stack([trace.weights.mean((1, 3, 4)) for trace in traces]))  # B 2 C
         sizes = torch.stack([trace.added(config.patch_size) for trace in traces])  # B 2 H W of the map
         added.append(sizes.mean((2, 3)))
         local, nonlocal_ = F.interpolate(sizes.sum(0)[None], scale_factor=config.downscale, mode="bilinear")[0]
         heat = nonlocal_ / (local + nonlocal_).clamp(min=1e-12)
         return heat[: tile.shape[0], : tile.shape[1], None].cpu().numpy()
 
-    heat = map_tiles(share, pixels, restorer.tile_size, OVERLAP, progress, align=restorer.align)
+    heat = map_tiles(share, pixels, restorer.tile_size, overlap_of(restorer.tile_size), progress, align=restorer.align)
     mean_weights, mean_added = (torch.stack(values).mean(0).cpu().numpy() for values in (weights, added))
     return TradeOff(heat[..., 0], mean_weights, mean_added)
-
-
-def as_for(pixels: np.ndarray, restorer: Restorer, sigma: float | None, quality: int | None) -> Restorer:
-    """The restorer as it restores the parts of a picture H W C: with gates that keep to the whole of a large one."""
-    if not is_large(pixels, restorer.tile_size):
-        return restorer
-    return restorer.settled(sample(pixels), restorer.told_strength(sigma, quality))
 
 
 @dataclass(frozen=True)
@@ -258,7 +251,7 @@ def explain(
         if not (0 <= x < width and 0 <= y < height):
             raise SynergicError(f"--at: expected a place in the picture, 0,0 to {width - 1},{height - 1}, got {x},{y}")
     found = trade_off(restorer, pixels, sigma=sigma, quality=quality, progress=progress)
-    restored, watch = restorer(pixels, sigma=sigma, quality=quality), Watch(as_for(pixels, restorer, sigma, quality))
+    restored, watch = restorer(pixels, sigma=sigma, quality=quality), Watch(restorer)
     queries = [look(watch, pixels, x, y, sigma, quality) for x, y in at or extremes(found.share)]
 
     blocks, tall = len(watch.blocks), 4.4 * min(max(height / width, 0.5), 1.5)
@@ -336,7 +329,7 @@ def look(watch: Watch, pixels: np.ndarray, x: int, y: int, sigma: float | None, 
 
 def tile_at(at: int, length: int, restorer: Restorer) -> slice:
     """Of the tiles that the restorer cuts an axis into, the one that counts most at a position."""
-    spans = axis_spans(length, restorer.tile_size, OVERLAP, restorer.align)
+    spans = axis_spans(length, restorer.tile_size, overlap_of(restorer.tile_size), restorer.align)
     holding = [span for span in spans if span.start <= at < span.stop]
     chosen = max(holding, key=lambda span: span.weights[at - span.start])
     return slice(chosen.start, chosen.stop)

@@ -1,8 +1,8 @@
 """ONNX: a network for other programs, checked against the network itself in numbers.
 
-The graph takes any height and width. Non-local attention is one operator of the traced network, and is written in ONNX
-operators by hand below: its windows are counted when the model runs, which tracing cannot express. What it computes is
-`attention.patch_attention`, windows and all; the check of every export holds the two together.
+The graph takes any height and width. Non-local attention and the gates' pooling are operators of the traced network,
+and are written in ONNX operators by hand below: windows are counted when the model runs, which tracing cannot express.
+They compute what attention.py and pooling.py do; the check of every export holds them together.
 """
 
 import json
@@ -30,7 +30,8 @@ from synergic.card import UNKNOWN_STRENGTH, Card
 from synergic.engine import FORMAT, OnnxModel
 from synergic.errors import SynergicError
 from synergic.files import check_free, whole_file, write_text
-from synergic.network import NonLocalAttention, SATNet, SATNetConfig, fold_batch_norm
+from synergic.network import BranchGate, NonLocalAttention, SATNet, SATNetConfig, fold_batch_norm
+from synergic.pooling import STEP, between_windows, window_means
 from synergic.weights import load_weights
 
 OPSET = 18
@@ -110,7 +111,11 @@ def traced(network: SATNet, card: Card, blind: bool) -> bytes:
             input_names=["input", *plane],
             output_names=["output"],
             opset_version=OPSET,
-            custom_translation_table={torch.ops.synergic.patch_attention.default: attention_in_onnx},
+            custom_translation_table={
+                torch.ops.synergic.patch_attention.default: attention_in_onnx,
+                torch.ops.synergic.window_means.default: window_means_in_onnx,
+                torch.ops.synergic.between_windows.default: between_windows_in_onnx,
+            },
             verbose=False,
         )
     assert program is not None
@@ -204,9 +209,11 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.network = deepcopy(network)
         self.takes_strength = network.config.conditioned and not blind
-        for block in self.network.blocks:
-            if isinstance(block.nonlocal_attention, NonLocalAttention):
-                block.nonlocal_attention = ExportedAttention(block.nonlocal_attention)
+        for module in self.network.modules():
+            if isinstance(module, NonLocalAttention):
+                module.__class__ = ExportedAttention
+            elif isinstance(module, BranchGate) and module.window is not None:
+                module.__class__ = ExportedGate
 
     def forward(self, degraded: Tensor, plane: Tensor | None = None) -> Tensor:
         gray = self.network.config.colors == 1
@@ -219,13 +226,84 @@ class ExportedNetwork(nn.Module):
 class ExportedAttention(NonLocalAttention):
     """`NonLocalAttention` whose attention is one operator of the traced graph."""
 
-    def __init__(self, attention: NonLocalAttention) -> None:
-        super().__init__(attention.config)
-        self.load_state_dict(attention.state_dict())
-
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # N H W E -> N H W E
         c = self.config
         return _operator(q * self.scale, k, v, *c.patches, c.window, c.halo)
+
+
+class ExportedGate(BranchGate):
+    """A `BranchGate` with windows, whose pooling is two operators of the traced graph."""
+
+    def weight(self, first: Tensor, second: Tensor) -> Tensor:  # N C H W each -> N C H W
+        assert self.window is not None
+        summed = first + second
+        weights = self.weights(_window_means(summed, self.window))
+        return _between_windows(weights[0], summed, self.window)
+
+
+@library.custom_op("synergic::window_means", mutates_args=())
+def _window_means(x: Tensor, size: int) -> Tensor:
+    """`window_means` as an operator that tracing does not look into."""
+    return window_means(x, size)
+
+
+@_window_means.register_fake
+def _(x: Tensor, size: int) -> Tensor:
+    n, channels, *lengths = x.shape
+    h, w = (torch.sym_max(0, length - size + STEP - 1) // STEP + 1 for length in lengths)
+    return x.new_empty(n, h, w, channels)
+
+
+@library.custom_op("synergic::between_windows", mutates_args=())
+def _between_windows(values: Tensor, like: Tensor, size: int) -> Tensor:
+    """`between_windows`, likewise, for the positions of `like`, N C H W."""
+    height, width = like.shape[2:]
+    return between_windows(values, height, width, size)
+
+
+@_between_windows.register_fake
+def _(values: Tensor, like: Tensor, size: int) -> Tensor:  # noqa: ARG001
+    return values.new_empty(like.shape)
+
+
+def window_means_in_onnx(x: Any, size: int) -> Any:
+    """`pooling.window_means` in ONNX operators: N C H W -> N h w C."""
+    rows, columns = (_averaging(_size(x, axis), size) for axis in (2, 3))
+    means = op.MatMul(op.MatMul(rows, x), op.Transpose(columns, perm=[1, 0]))  # N C h w
+    return op.Transpose(means, perm=[0, 2, 3, 1])
+
+
+def between_windows_in_onnx(values: Any, like: Any, size: int) -> Any:
+    """`pooling.between_windows` in ONNX operators: N h w C -> N C H W."""
+    rows, columns = (_interpolation(_size(like, axis), size) for axis in (2, 3))
+    channels_first = op.Transpose(values, perm=[0, 3, 1, 2])  # N C h w
+    return op.MatMul(op.MatMul(rows, channels_first), op.Transpose(columns, perm=[1, 0]))
+
+
+def _averaging(length: Any, size: int) -> Any:
+    """`pooling.averaging`: h H."""
+    within = op.Min(length, op.Constant(value_int=size))
+    after_start = op.Sub(_range(length), op.Unsqueeze(_window_starts(length, size), _shape(1)))
+    inside = op.And(op.GreaterOrEqual(after_start, op.Constant(value_int=0)), op.Less(after_start, within))
+    return op.Div(op.Cast(inside, to=DataType.FLOAT), op.Cast(within, to=DataType.FLOAT))
+
+
+def _interpolation(length: Any, size: int) -> Any:
+    """`pooling.interpolation`: H h."""
+    starts = op.Cast(_window_starts(length, size), to=DataType.FLOAT)
+    count = op.Shape(starts)
+    before, after = op.Slice(starts, _shape(0), count - 1, _shape(0)), op.Slice(starts, _shape(1), count, _shape(0))
+    half = op.Cast(op.Min(length, op.Constant(value_int=size)), to=DataType.FLOAT) * 0.5
+    behind = op.Unsqueeze(op.Cast(_range(length), to=DataType.FLOAT) + 0.5 - half, _shape(1)) - before  # H h-1
+    passed = op.Clip(behind / (after - before), 0.0, 1.0)
+    return op.Pad(passed, _shape(0, 1, 0, 0), 1.0) - op.Pad(passed, _shape(0, 0, 0, 1))
+
+
+def _window_starts(length: Any, size: int) -> Any:
+    """`pooling.window_starts`."""
+    last = op.Max(op.Constant(value_int=0), op.Sub(length, op.Constant(value_int=size)))
+    count = _ceil_div(last, STEP) + 1
+    return op.Min(_range(count) * STEP, last)
 
 
 @library.custom_op("synergic::patch_attention", mutates_args=())

@@ -8,14 +8,11 @@ C. Mou, J. Zhang, "Synergic feature attention for image restoration", ICASSP 202
     SynergicBlock: features -> FeatureExtraction -+-> LocalAttention ---------+
                                                   +-> NonLocalAttention ------+-> SynergicFusion -> features
 
-Shape letters: N pictures, C channels of the features, H W their height and width, B branches of a gate.
+Shape letters: N pictures, C channels of the features, H W their height and width, h w windows along them.
 Convolutions run channels-last, as their weights lie; attention sees the same memory as N H W C (see attention.py).
 """
 
-from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import reduce
 from itertools import chain, pairwise
 from math import inf, lcm, log
 from typing import Literal
@@ -27,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from synergic.attention import BOUND, patch_attention
 from synergic.card import UNKNOWN_STRENGTH
+from synergic.pooling import between_windows, window_means
 
 QUERIES_AT_ONCE = 512
 """Queries of a whole map that are compared at once when restoring, eight times as many on a GPU: as fast as all of
@@ -72,6 +70,9 @@ class SATNetConfig:
     a map no larger than a window with its halo."""
     halo: int = 8
     """How far beyond its window a query sees, in feature pixels."""
+    gate_window: int | None = None
+    """Side of the windows whose means the gates see, in feature pixels; None is the paper's mean of the whole map, and
+    so is a map no larger than a window."""
 
     def __post_init__(self) -> None:
         least, most = {"channels": 4, "halo": 0}, {"blocks": 64, "depth": 64}  # bounded: a file may ask for any network
@@ -90,8 +91,9 @@ class SATNetConfig:
             raise ValueError(
                 f"window and halo: expected multiples of the strides' {step}, got {self.window} and {self.halo}"
             )
-        if self.window is not None and self.window > 1024:
-            raise ValueError(f"window: expected at most 1024, got {self.window}; None for the whole picture")
+        for name, side in (("window", self.window), ("gate_window", self.gate_window)):
+            if side is not None and not 1 <= side <= 1024:
+                raise ValueError(f"{name}: expected 1 to 1024, got {side}; None for the whole picture")
 
     @property
     def patches(self) -> tuple[int, int, int]:
@@ -113,6 +115,7 @@ HALF = replace(
     similarity_scale=1.0,
     window=16,
     halo=4,
+    gate_window=80,
 )
 EDITIONS = {"basic": BASIC, "enhanced": ENHANCED, "half": HALF}
 """basic and enhanced are the paper's; half is the default, at a quarter of the cost per pixel. It compares
@@ -161,16 +164,16 @@ class SynergicBlock(nn.Module):
     def __init__(self, config: SATNetConfig) -> None:
         super().__init__()
         self.extraction = feature_extraction(config)
-        self.local_attention = LocalAttention(config.channels) if config.local_attention else None
+        self.local_attention = LocalAttention(config.channels, config.gate_window) if config.local_attention else None
         self.nonlocal_attention = NonLocalAttention(config) if config.nonlocal_attention else None
         both = config.local_attention and config.nonlocal_attention is not None
-        self.fusion = SynergicFusion(config.channels) if both else None
+        self.fusion = SynergicFusion(config.channels, config.gate_window) if both else None
 
     def forward(self, x: Tensor) -> Tensor:  # N C H W -> N C H W
         x = self.extraction(x)
         branches = [attention(x) for attention in (self.local_attention, self.nonlocal_attention) if attention]
         if self.fusion is not None:
-            return self.fusion(branches)
+            return self.fusion(*branches)
         return branches[0] if branches else x
 
 
@@ -209,53 +212,41 @@ class ResidualBlock(nn.Module):
 
 
 class BranchGate(nn.Module):
-    """Softmax across branches, per channel: the weights of a sum of branches, from what the whole map holds.
+    """Softmax across two branches, per channel: the weights of their sum, from what the map holds.
 
-    Sum of the branches -> global average pool -> squeeze -> one layer per branch -> softmax over the branches
-    (Li et al., "Selective kernel networks", CVPR 2019).
+    Sum of the branches -> average pool -> squeeze -> one layer per branch -> softmax over the branches (Li et al.,
+    "Selective kernel networks", CVPR 2019). The pool is global, or over a window around each place, as large as what
+    training showed (Chu et al., "Improving image restoration by revisiting global information aggregation", ECCV 2022).
     """
 
-    def __init__(self, channels: int, branches: int = 2, reduction: int = 2) -> None:
+    def __init__(self, channels: int, window: int | None = None, reduction: int = 2) -> None:
         super().__init__()
+        self.window = window
         self.squeeze = nn.Linear(channels, channels // reduction)
-        self.excite = nn.Linear(channels // reduction, branches * channels)
+        self.excite = nn.Linear(channels // reduction, 2 * channels)
 
-    def weights(self, branches: Sequence[Tensor]) -> Tensor:  # B of N C H W -> B N C, summing to 1 over B
-        pooled = reduce(torch.add, branches).mean((2, 3))  # N C
-        logits = self.excite(F.relu(self.squeeze(pooled)))  # N B*C
-        return torch.stack(logits.chunk(len(branches), 1)).softmax(0)
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:  # N C H W each -> N C H W
+        return torch.lerp(second, first, self.weight(first, second))
 
-    def forward(self, branches: Sequence[Tensor]) -> Tensor:  # B of N C H W -> N C H W
-        return weighted_sum(self.weights(branches), branches)
+    def weight(self, first: Tensor, second: Tensor) -> Tensor:  # N C H W each -> N C H W, or N C 1 1 for all places
+        """The first branch's weight; the second's is what is missing to 1."""
+        summed = first + second
+        height, width = summed.shape[2:]
+        if self.window is None or max(height, width) <= self.window:
+            pooled = summed.mean((2, 3))[:, None, None]  # N 1 1 C
+            return self.weights(pooled)[0].permute(0, 3, 1, 2)
+        weights = self.weights(window_means(summed, self.window))
+        return between_windows(weights[0], height, width, self.window)
 
-
-class SettledGate(nn.Module):
-    """A gate that keeps the weights that it finds first, as a mean over that batch: parts of a picture share them."""
-
-    def __init__(self, gate: BranchGate) -> None:
-        super().__init__()
-        self.gate = gate
-        self.kept: Tensor | None = None
-
-    def weights(self, branches: Sequence[Tensor]) -> Tensor:  # B of N C H W -> B 1 C, the same from then on
-        if self.kept is None:
-            self.kept = self.gate.weights(branches).mean(1, keepdim=True)
-        return self.kept
-
-    def forward(self, branches: Sequence[Tensor]) -> Tensor:  # B of N C H W -> N C H W
-        return weighted_sum(self.weights(branches), branches)
-
-
-def weighted_sum(weights: Tensor, branches: Sequence[Tensor]) -> Tensor:
-    """weights: B N C, or B 1 C for all pictures alike. branches: B of N C H W. Returns N C H W."""
-    weighted = (w[:, :, None, None].to(x) * x for w, x in zip(weights, branches, strict=True))
-    return reduce(torch.add, weighted)
+    def weights(self, pooled: Tensor) -> Tensor:  # N h w C -> 2 N h w C, summing to 1 over 2
+        logits = self.excite(F.relu(self.squeeze(pooled)))  # N h w 2*C
+        return torch.stack(logits.chunk(2, 3)).softmax(0).to(pooled)
 
 
 class LocalAttention(nn.Module):
     """Selective-kernel channel attention: two receptive fields, gated per channel, on half the features."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, gate_window: int | None = None) -> None:
         super().__init__()
         half = channels // 2
         self.down = nn.Conv2d(channels, half, 1)
@@ -263,12 +254,12 @@ class LocalAttention(nn.Module):
         self.field5 = nn.Sequential(  # 3x3 twice: 5x5
             nn.Conv2d(half, half, 3, padding=1), nn.ReLU(), nn.Conv2d(half, half, 3, padding=1)
         )
-        self.gate = BranchGate(half)
+        self.gate = BranchGate(half, gate_window)
         self.up = zeroed(nn.Conv2d(half, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:  # N C H W -> N C H W
         y = self.down(x)  # N C/2 H W
-        return x + self.up(self.gate([F.relu(self.field3(y)), F.relu(self.field5(y))]))
+        return x + self.up(self.gate(F.relu(self.field3(y)), F.relu(self.field5(y))))
 
 
 class NonLocalAttention(nn.Module):
@@ -324,7 +315,7 @@ class NonLocalAttention(nn.Module):
 
 
 class SynergicFusion(BranchGate):
-    """The learnt trade-off between the local and the non-local branch, per channel and per picture."""
+    """The learnt trade-off between the local and the non-local branch, per channel."""
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
@@ -338,17 +329,6 @@ def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 def count_parameters(network: nn.Module) -> int:
     """Number of learnt values."""
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def settle_gates(network: SATNet) -> SATNet:
-    """A copy, with the same parameters in memory, whose gates keep the weights that its first batch gives them."""
-    shared = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
-    copied = deepcopy(network, shared)
-    for module in list(copied.modules()):
-        for name, gate in module.named_children():
-            if isinstance(gate, BranchGate):
-                setattr(module, name, SettledGate(gate))
-    return copied
 
 
 def fold_batch_norm(network: SATNet) -> SATNet:

@@ -1,6 +1,6 @@
 """A trained network that restores pictures in memory, and batches of tensors."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -12,9 +12,9 @@ from torch import Tensor
 from synergic.card import Card, told_strength
 from synergic.errors import SynergicError
 from synergic.hardware import gains_from_nnpack, pick_device, pick_precision, total_memory
-from synergic.network import SATNet, fold_batch_norm, settle_gates
+from synergic.network import SATNet, fold_batch_norm
 from synergic.nnpack import use_nnpack
-from synergic.tiling import TILE_SIZE, Function, Progress, check_tile_size, restore_picture, tile_size_for
+from synergic.tiling import TILE_SIZE, Progress, check_tile_size, restore_picture, tile_size_for
 from synergic.weights import load_weights
 
 
@@ -72,13 +72,8 @@ class Restorer:
         sigma: standard deviation of the noise on the 0-255 scale, for weights that take it; unknown unless given.
         quality: JPEG quality, 1-100, likewise. strength: blend with the input, 0 (input) to 1 (restored).
         """
-        told = self.told_strength(sigma, quality)
-
-        def settle(sample: np.ndarray) -> Function:
-            return partial(self.settled(sample, told)._restore_tile, told=told)
-
-        options = self.tile_size, self.align, self.ensemble, strength, progress
-        return restore_picture(partial(self._restore_tile, told=told), image, *options, settle)
+        restore_tile = partial(self._restore_tile, told=self.told_strength(sigma, quality))
+        return restore_picture(restore_tile, image, self.tile_size, self.align, self.ensemble, strength, progress)
 
     @property
     def align(self) -> int:
@@ -114,13 +109,6 @@ class Restorer:
     def told_strength(self, sigma: float | None, quality: int | None) -> float:
         """What the network is told, as `card.told_strength` says."""
         return told_strength(self.card, self.conditioned, sigma, quality)
-
-    @torch.inference_mode()
-    def settled(self, sample: np.ndarray, told: float) -> Self:
-        """A restorer whose gates keep to what a picture's sample, N H W C float32, gives them: for its parts."""
-        settled = replace(self, network=settle_gates(self.network))
-        settled._apply(torch.from_numpy(sample).permute(0, 3, 1, 2).to(self.device), told)
-        return settled
 
     @torch.inference_mode()
     def _restore_tile(self, tile: np.ndarray, told: float) -> np.ndarray:
