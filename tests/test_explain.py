@@ -88,7 +88,7 @@ def test_the_trade_off_goes_by_tiles_and_by_strength(random: np.random.Generator
 
 
 def test_the_trade_off_of_tiles_in_bfloat16(random: np.random.Generator) -> None:
-    """Settled gates keep their weights in the precision that they were found in."""
+    """Its weights are float32, whatever the network computed in."""
     restorer, picture = restorer_of(tile_size=128, window=8, halo=4), random.random((190, 150, 1))
     exact, found = trade_off(restorer, picture), trade_off(replace(restorer, precision=torch.bfloat16), picture)
     assert found.weights.dtype == found.share.dtype == np.float32
