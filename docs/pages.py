@@ -20,6 +20,7 @@ ORDER = [
     "export",
     "weights",
     "training",
+    "runs",
     "api",
     "results",
     "limits",
