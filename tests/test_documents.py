@@ -37,13 +37,13 @@ INLINE = re.compile(
 PROGRAMS = {name: [text for kind, text in FENCE.findall(document) if kind] for name, document in DOCUMENTS.items()}
 SHOWN = {
     name: [line for kind, text in FENCE.findall(document) if not kind for line in text.splitlines()]
-    + INLINE.findall(FENCE.sub("", document))
+    + INLINE.findall(" ".join(FENCE.sub("", document).split()))  # a line may end within a command
     for name, document in DOCUMENTS.items()
 }
 """Every command of a document, those within sentences last."""
 KINDS = {
     "commands": r"(\w+=\S+ )*(synergic|torchrun) ",
-    "scripts": r"python (training/(similarity|held_out|color_jpeg|camera_noise|average)|examples/deblur)\.py ",
+    "scripts": r"python (training/(similarity|held_out|color_jpeg|camera_noise|average|graft)|examples/deblur)\.py ",
     "long scripts": r"(\w+=\S+ )*python (tests|benchmarks)/\w+\.py ",
     "make": r"make (demo|docs|test|lock|audit)$",
     "curl": r"curl ",  # tests/test_web.py runs them
