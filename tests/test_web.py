@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -310,6 +311,18 @@ def test_other_sites_and_the_rest_of_gradio_are_shut_out(server: Server) -> None
         assert server.ask("POST", path, b"{}")[0] == 404
     for path in ("file=/etc/hostname", "proxy=http://127.0.0.1/", "info", "openapi.json", "runs"):
         assert server.ask("GET", f"/gradio_api/{path}")[0] == 404
+
+
+def test_who_sends_on_after_a_refusal_reads_it(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=120) as sender:
+        for _ in range(2):  # and asks again on the same connection
+            sender.sendall(b"POST /runs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n")
+            answer = sender.recv(4)
+            sender.sendall(bytes(1_000_000))
+            while not answer.endswith(b"0\r\n\r\n"):
+                answer += sender.recv(1000)
+            assert answer.startswith(b"HTTP/1.1 404 ")
+            assert b"path: expected a route of this page, got another" in answer
 
 
 def test_the_description_names_every_route(server: Server) -> None:

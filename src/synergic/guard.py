@@ -62,7 +62,8 @@ class Guard:
             await self.app(scope, receive, send)
             return
         status, line = refusal
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        # without "connection: close", which would cost whoever is still sending a body the answer
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": f"{line}\n".encode()})
 
