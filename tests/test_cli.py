@@ -88,6 +88,14 @@ def test_threads_sleep_where_others_compute(
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
 
 
+@pytest.mark.parametrize(("name", "sleep"), [("restore", True), ("serve", True), ("train", False), ("ablate", False)])
+def test_threads_that_train_stay_awake(name: str, sleep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(cli, "sleep_when_idle", lambda: asked.append(name))
+    assert cli.command([name, "--help"], standalone_mode=False) == 0
+    assert asked == [name] * sleep
+
+
 @pytest.mark.parametrize(("before", "level"), [(None, "ERROR"), ("INFO", "INFO")])
 def test_warnings_that_help_nobody_are_kept_back(
     before: str | None, level: str, monkeypatch: pytest.MonkeyPatch

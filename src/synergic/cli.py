@@ -32,7 +32,6 @@ def main() -> None:
     signal."""
     keep_freed_memory()
     keep_to_quota()
-    sleep_when_idle()
     quieten()
     try:
         sys.exit(command(standalone_mode=False))
@@ -103,8 +102,11 @@ def one_line(message: str) -> str:
 
 @click.group(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="synergic")
-def command() -> None:
+@click.pass_context
+def command(context: click.Context) -> None:
     """Clean pictures: removes noise, camera noise and JPEG artifacts with SAT-Net."""
+    if context.invoked_subcommand not in ("train", "ablate"):  # they do not convolve by NNPACK
+        sleep_when_idle()
 
 
 @command.command()
