@@ -88,7 +88,7 @@ def test_threads_sleep_where_others_compute(
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
 
 
-@pytest.mark.parametrize(("name", "sleep"), [("restore", True), ("serve", True), ("train", False), ("ablate", False)])
+@pytest.mark.parametrize(("name", "sleep"), [("restore", True), ("serve", True), ("train", False), ("ablate", True)])
 def test_threads_that_train_stay_awake(name: str, sleep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(cli, "sleep_when_idle", lambda: asked.append(name))

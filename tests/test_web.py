@@ -320,7 +320,9 @@ def test_who_sends_on_after_a_refusal_reads_it(server: Server) -> None:
             answer = sender.recv(4)
             sender.sendall(bytes(1_000_000))
             while not answer.endswith(b"0\r\n\r\n"):
-                answer += sender.recv(1000)
+                more = sender.recv(1000)
+                assert more, "hung up"
+                answer += more
             assert answer.startswith(b"HTTP/1.1 404 ")
             assert b"path: expected a route of this page, got another" in answer
 

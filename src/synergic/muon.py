@@ -1,11 +1,12 @@
 """Muon: an optimizer for the weight matrices of hidden layers."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from synergic.hardware import gains_from_bfloat16
+from synergic.hardware import pick_precision
 
 
 class Muon(torch.optim.Optimizer):
@@ -58,7 +59,7 @@ def orthogonalized(matrices: Tensor, iterations: int = 5) -> Tensor:
 
     Jordan et al.'s quintic: each singular value s becomes 3.4445 s - 4.7750 s^3 + 2.0315 s^5 in each iteration.
     """
-    x = matrices.bfloat16() if gains_from_bfloat16(matrices.device) else matrices.float()
+    x = matrices.to(fast_precision(matrices.device))
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
@@ -66,3 +67,9 @@ def orthogonalized(matrices: Tensor, iterations: int = 5) -> Tensor:
         square = x @ x.mT  # N R R
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
     return (x.mT if tall else x).to(matrices)
+
+
+@cache
+def fast_precision(device: torch.device) -> torch.dtype:
+    """As `pick_precision` has it, asked once and not at every step: Linux takes its time to describe many cores."""
+    return pick_precision("auto", device)
