@@ -1,4 +1,7 @@
-"""The shipped weights do what their cards say: figures pinned on photographs that come with scikit-image."""
+"""The shipped weights do what their cards say: figures pinned on photographs that come with scikit-image.
+
+They are of float32; those of bfloat16 differ by 0.02 dB at most.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +35,7 @@ def photo() -> Restorer:
 
 
 @pytest.mark.parametrize(
-    ("sigma", "told", "figure"), [(15, True, 32.15), (25, True, 29.91), (50, True, 27.11), (25, False, 29.91)]
+    ("sigma", "told", "figure"), [(15, True, 32.14), (25, True, 29.94), (50, True, 27.12), (25, False, 29.94)]
 )
 def test_gray_denoise(denoiser: Restorer, sigma: float, told: bool, figure: float) -> None:
     noisy = add_gaussian_noise(to_tensor(GRAY), sigma, Generator().manual_seed(0)).permute(1, 2, 0).numpy()
@@ -40,7 +43,7 @@ def test_gray_denoise(denoiser: Restorer, sigma: float, told: bool, figure: floa
     assert psnr(to_uint8(to_tensor(restored)), GRAY) == pytest.approx(figure, abs=0.03)
 
 
-@pytest.mark.parametrize(("sigma", "figure", "channel_by_channel"), [(15, 35.57, 33.87), (50, 30.15, 28.26)])
+@pytest.mark.parametrize(("sigma", "figure", "channel_by_channel"), [(15, 35.58, 33.86), (50, 30.14, 28.28)])
 def test_color_denoise(denoiser: Restorer, sigma: float, figure: float, channel_by_channel: float) -> None:
     noisy = add_gaussian_noise(to_tensor(COLOUR), sigma, Generator().manual_seed(0)).permute(1, 2, 0).numpy()
     color_denoiser = Restorer.from_pretrained("color-denoise", device="cpu")
@@ -61,7 +64,7 @@ def test_photo_removes_camera_noise(photo: Restorer) -> None:
     noise = CameraNoise(shot_min=4e-3, shot_max=4e-3, clean=0)
     degraded = to_uint8(noise(to_tensor(COLOUR), Generator().manual_seed(2))[0])
     assert psnr(degraded, COLOUR) == pytest.approx(28.49, abs=0.01)
-    assert psnr(photo(degraded), COLOUR) == pytest.approx(32.29, abs=0.03)
+    assert psnr(photo(degraded), COLOUR) == pytest.approx(32.26, abs=0.03)
 
 
 def test_photo_removes_coarse_noise_from_gray_pictures(photo: Restorer) -> None:

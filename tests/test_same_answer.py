@@ -19,9 +19,6 @@ from tiles import degrade, psnr, restore, seams, strips, widened
 MakeWeights = Callable[..., Path]
 CROP = np.ascontiguousarray(astronaut()[:140, 200:340])
 STRIP = CROP[:72]
-GIVEN = pytest.mark.skipif(
-    not gains_from_bfloat16(torch.device("cpu")), reason="where bfloat16 is slow nobody is given it"
-)
 
 
 @pytest.fixture
@@ -62,16 +59,26 @@ def test_thread_counts_agree_to_one_level(name: str, precision: str, threads: No
     assert max(np.abs(answer - answers[0]).max() for answer in answers) <= 1
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=GIVEN)])
 @pytest.mark.parametrize("name", ["photo", "gray-denoise"])
 @pytest.mark.parametrize("picture", [coffee, rocket])
 def test_tiles_agree_with_the_whole_picture_and_meet_without_a_seam(
-    name: str, picture: Callable[[], np.ndarray], precision: str
+    name: str, picture: Callable[[], np.ndarray]
 ) -> None:
-    """Ten photographs at length: `python tests/tiles.py FOLDER`."""
-    restorer = Restorer.from_pretrained(name, device="cpu", precision=precision)
-    whole, tiled = restore(restorer, degrade(widened(picture()[100:300]), name))
-    assert psnr(whole, tiled) > 66
+    """Ten photographs at length: `python tests/tiles.py FOLDER`. In bfloat16 tiles round otherwise than the whole
+    picture does, which is harmless where they are as near to it in float32."""
+    degraded = degrade(widened(picture()[100:300]), name)
+    restorer = Restorer.from_pretrained(name, device="cpu", precision="float32")
+    whole, tiled = restore(restorer, degraded)
+    assert psnr(whole, tiled) > 74
+    assert_no_seam(whole, tiled, restorer)
+    if gains_from_bfloat16(torch.device("cpu")):  # where it is slow nobody is given it
+        restorer = Restorer.from_pretrained(name, device="cpu", precision="bfloat16")
+        rounded, rounded_tiled = restore(restorer, degraded)
+        assert psnr(whole, rounded_tiled) > psnr(whole, rounded) - 0.5
+        assert_no_seam(rounded, rounded_tiled, restorer)
+
+
+def assert_no_seam(whole: np.ndarray, tiled: np.ndarray, restorer: Restorer) -> None:
     found = seams(whole, tiled, TILE_SIZE, restorer.align)
     assert len(found) == 1, "two tiles"
     assert max(map(abs, found)) < 0.01
@@ -81,10 +88,10 @@ def test_the_size_of_tiles_makes_no_difference() -> None:
     """That of this machine, and those of one with less memory; a picture with a dark and a bright end."""
     ramp = np.linspace(0, 1.2, 800)[:, None] * widened(rocket()[150:250])[:, 100:900]
     degraded = degrade(ramp.clip(0, 255).astype(np.uint8), "gray-denoise")
-    restorer = Restorer.from_pretrained("gray-denoise", device="cpu")
+    restorer = Restorer.from_pretrained("gray-denoise", device="cpu", precision="float32")
     whole, half = restore(restorer, degraded, 384)
-    assert psnr(whole, half) > 68
-    assert psnr(whole, restore(restorer, degraded, 256)[1]) > 68
+    assert psnr(whole, half) > 74
+    assert psnr(whole, restore(restorer, degraded, 256)[1]) > 70
 
 
 def test_a_picture_that_one_tile_holds_is_seen_whole() -> None:
