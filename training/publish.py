@@ -1,8 +1,8 @@
 """Measure a run's weights, put them into the package: `python training/publish.py RUN DATA [--half] [--limits TEXT]`.
 
-DATA holds the benchmark folders (set12, bsd68, nam25/clean and nam25/degraded, ...). The scores and their protocol go
-onto the card, the whole reports into training/results, from which training/results.py writes docs/results.md. --half
-measures and writes float16, at half the size.
+DATA holds the benchmark folders (set12, bsd68, nam25/clean and nam25/degraded, ...). All is computed in float32. The
+scores and their protocol go onto the card, the whole reports into training/results, from which training/results.py
+writes docs/results.md. --half measures and writes weights of float16, at half the size.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main(run: Path, data: Path, half: bool, limits: str | None) -> None:
         weights = run / "half.safetensors"
         save_weights(weights, network, card, half=True)
         network, card = load_weights(weights)
-    restorer = Restorer.from_pretrained(weights, device="cpu")
+    restorer = Restorer.from_pretrained(weights, device="cpu", precision="float32")  # as every machine can
     reports = {}
     for name, options in BENCHMARKS[card.name].items():
         folders = {key: data / value for key, value in options.items() if key in ("data", "pairs")}
