@@ -24,7 +24,7 @@ from conftest import find_chromium, save
 from soak import LIMITS, Server, soak, wait_until
 from synergic import cli, desk
 from synergic.batch import Options
-from synergic.desk import Limits
+from synergic.desk import GoneError, Limits
 from synergic.errors import SynergicError
 from synergic.images import Picture, write_picture
 from synergic.restore import Restorer
@@ -311,6 +311,23 @@ def test_other_sites_and_the_rest_of_gradio_are_shut_out(server: Server) -> None
         assert server.ask("POST", path, b"{}")[0] == 404
     for path in ("file=/etc/hostname", "proxy=http://127.0.0.1/", "info", "openapi.json", "runs"):
         assert server.ask("GET", f"/gradio_api/{path}")[0] == 404
+
+
+def test_a_picture_forgotten_while_it_is_sent_is_sent_whole(tmp_path: Path) -> None:
+    """And one forgotten before that is gone, in one line."""
+    file, content = tmp_path / "restored.jpg", bytes(range(256)) * 3000
+    file.write_bytes(content)
+    response = web.opened(file)
+    file.unlink()
+
+    async def body() -> bytes:
+        return b"".join([bytes(piece) async for piece in response.body_iterator])
+
+    assert response.headers["content-type"] == "image/jpeg"
+    assert response.headers["content-length"] == "768000"
+    assert asyncio.run(body()) == content
+    with pytest.raises(GoneError, match="expected one that is still here, got none; hand it in again"):
+        web.opened(file)
 
 
 def test_who_sends_on_after_a_refusal_reads_it(server: Server) -> None:

@@ -11,17 +11,18 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
+from mimetypes import guess_type
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
@@ -38,6 +39,8 @@ Task = Literal["auto", "denoise", "photo", "jpeg"]
 WORDS: dict[Task, str] = {"auto": "Automatic", "photo": "Camera noise", "denoise": "Even grain", "jpeg": "JPEG blocks"}
 """How the page calls the tasks."""
 SWEEP_SECONDS = 60.0
+PIECE = 1 << 18
+"""Bytes of a file that are sent at once."""
 
 
 class TooLargeError(SynergicError):
@@ -188,7 +191,7 @@ class Routes:
         sigma: float | None = None,
         quality: int | None = None,
         strength: float = 1.0,
-    ) -> FileResponse:
+    ) -> StreamingResponse:
         """A file in, the restored file out: the whole service in one request. What did not come along is said in the
         header `Synergic-Warnings`."""
         options = await self._in_files(self.desk.options, task, sigma, quality, strength)
@@ -202,7 +205,7 @@ class Routes:
             self.desk.forget(token)
             raise
         headers = {"Synergic-Warnings": "; ".join(warnings)} if warnings else {}
-        return FileResponse(path, headers=headers, background=BackgroundTask(self.desk.forget, token))
+        return opened(path, BackgroundTask(self.desk.forget, token), headers)
 
     async def hand_in(self, request: Request, name: str) -> dict[str, Any]:
         """A file in; its token, size and the task that automatic chooses out."""
@@ -232,14 +235,14 @@ class Routes:
         if run := self.desk.find(token).run:
             run.stop()
 
-    async def file(self, token: str, strength: float = 1.0) -> FileResponse:
+    async def file(self, token: str, strength: float = 1.0) -> StreamingResponse:
         """The restored file."""
         path = await self._in_files(self.desk.save, token, strength)
-        return FileResponse(path, background=BackgroundTask(path.unlink, missing_ok=True))
+        return opened(path, BackgroundTask(path.unlink, missing_ok=True))
 
-    def view(self, token: str, view: str) -> FileResponse:
+    def view(self, token: str, view: str) -> StreamingResponse:
         """A picture to look at."""
-        return FileResponse(self.desk.view(token, view))
+        return opened(self.desk.view(token, view))
 
     def draw(self, token: str, view: str) -> dict[str, Any]:
         """Draw one of DRAWINGS, when its turn comes."""
@@ -284,6 +287,30 @@ class Routes:
     async def _in_files(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run where decoded pictures are bounded in number."""
         return await asyncio.wrap_future(self.desk.files.submit(function, *arguments))
+
+
+def opened(
+    path: Path, background: BackgroundTask | None = None, headers: dict[str, str] | None = None
+) -> StreamingResponse:
+    """A file of a picture that may be forgotten at any time: opened now, it is sent whole. FileResponse opens it once
+    the head is sent; a visitor who left in between made it an error of ours."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise GoneError("picture: expected one that is still here, got none; hand it in again") from None
+    length = {"content-length": str(os.fstat(file.fileno()).st_size)}
+    return StreamingResponse(
+        pieces(file),
+        headers=length | (headers or {}),
+        media_type=guess_type(path.name, strict=False)[0],
+        background=background,
+    )
+
+
+def pieces(file: BinaryIO) -> Iterator[bytes]:
+    """All of a file, which is then closed."""
+    with file:
+        yield from iter(partial(file.read, PIECE), b"")
 
 
 async def finished(run: Run, request: Request) -> None:
