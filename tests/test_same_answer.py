@@ -92,6 +92,11 @@ def test_the_size_of_tiles_makes_no_difference() -> None:
     whole, half = restore(restorer, degraded, 384)
     assert psnr(whole, half) > 74
     assert psnr(whole, restore(restorer, degraded, 256)[1]) > 70
+    if gains_from_bfloat16(torch.device("cpu")):
+        restorer = Restorer.from_pretrained("gray-denoise", device="cpu", precision="bfloat16")
+        rounded, rounded_half = restore(restorer, degraded, 384)
+        assert psnr(whole, rounded_half) > psnr(whole, rounded) - 0.5
+        assert psnr(whole, restore(restorer, degraded, 256)[1]) > psnr(whole, rounded) - 1.5
 
 
 def test_a_picture_that_one_tile_holds_is_seen_whole() -> None:

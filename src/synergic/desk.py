@@ -94,6 +94,9 @@ class GoneError(SynergicError):
     """No picture under this token, or nothing of that name to show."""
 
 
+GONE = "picture: expected one that is still here, got none; hand it in again"
+
+
 class StoppedError(Exception):
     """The visitor wants no result any more."""
 
@@ -261,7 +264,7 @@ class Desk:
         """The picture under a token."""
         held = self.held.get(token)
         if held is None:
-            raise GoneError("picture: expected one that is still here, got none; hand it in again")
+            raise GoneError(GONE)
         held.last_use = time.monotonic()
         return held
 
@@ -282,7 +285,7 @@ class Desk:
         another. Errors name no path of ours."""
         with self.file_lock:
             if held.gone:
-                raise GoneError("picture: expected one that is still here, got none; hand it in again")
+                raise GoneError(GONE)
             try:
                 yield
             except SynergicError as error:

@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect
 
 from synergic.batch import Options
 from synergic.card import published_weights
-from synergic.desk import DRAWINGS, Desk, FullError, GoneError, Limits, Run, StoppedError, said
+from synergic.desk import DRAWINGS, GONE, Desk, FullError, GoneError, Limits, Run, StoppedError, said
 from synergic.errors import SynergicError
 from synergic.guard import Guard
 from synergic.weights import read_header
@@ -297,7 +297,7 @@ def opened(
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        raise GoneError("picture: expected one that is still here, got none; hand it in again") from None
+        raise GoneError(GONE) from None
     length = {"content-length": str(os.fstat(file.fileno()).st_size)}
     return StreamingResponse(
         pieces(file),
