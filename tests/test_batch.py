@@ -202,6 +202,12 @@ def test_an_empty_folder_and_a_missing_one(tmp_path: Path) -> None:
         plan_jobs([tmp_path / "missing"], tmp_path / "out")
 
 
+def test_an_output_that_links_to_itself_is_refused(folder: Path) -> None:
+    (folder.parent / "loop").symlink_to("loop")
+    with pytest.raises(SynergicError, match="loop: expected a folder, got a link to nothing; choose another"):
+        plan_jobs([folder], folder.parent / "loop")
+
+
 def test_what_is_passed_over_is_counted(folder: Path) -> None:
     save(folder / "out" / "a.png", np.zeros((4, 4, 1), np.uint8))
     for name in (".hidden.txt", ".git/config", "out/notes.txt", "deep/b.raw", "deep/c.PNG.txt"):
@@ -209,9 +215,11 @@ def test_what_is_passed_over_is_counted(folder: Path) -> None:
         (folder / name).write_text("no picture")
     (folder / "gone.png").symlink_to(folder / "nowhere")
     (folder / "other").symlink_to(folder / "deep")
+    (folder / "itself").symlink_to("itself")
+    (folder / "through").symlink_to("a.png/x")
     found = passed_over([folder, folder / "a.png"], folder / "out")
-    assert (found.others, found.links, found.refused()) == (3, 2, [])
-    assert found.told() == "files passed over: 3 of another kind, 2 linking to a folder or to nothing"
+    assert (found.others, found.links, found.refused()) == (3, 4, [])
+    assert found.told() == "files passed over: 3 of another kind, 4 linking to a folder or to nothing"
     assert passed_over([folder / "a.png"], folder / "out").told() == ""
     assert passed_over([folder / "deep"], folder / "out").told() == "files passed over: 2 of another kind"
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,6 +113,17 @@ def test_restore_one_file_end_to_end(tmp_path: Path, make_weights: MakeWeights, 
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["status"], result["width"], result["height"]) == ("restored", 20, 30)
+    assert read_pixels(tmp_path / "out" / "a.png").shape == (30, 20, 3)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes a stream for it")
+def test_with_its_streams_closed_it_restores(
+    tmp_path: Path, make_weights: MakeWeights, random: np.random.Generator
+) -> None:
+    source = save(tmp_path / "a.png", random.integers(0, 256, (30, 20, 3), np.uint8))
+    command = [sys.executable, "-m", "synergic", "restore", source, "-o", tmp_path / "out", "--weights", make_weights()]
+    closed = f"{shlex.join(map(str, command))} <&- >&- 2>&-"
+    subprocess.run(closed, shell=True, check=True)
     assert read_pixels(tmp_path / "out" / "a.png").shape == (30, 20, 3)
 
 

@@ -299,6 +299,42 @@ def test_white_as_zero_is_turned_or_refused(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_picture(path).pixels[..., 0], 255 - (ramp * 255).astype(np.uint8))
     tifffile.imwrite(path, ramp, photometric="miniswhite")
     assert refused(path) == "expected floats of which 0 is black, got 0 as white; invert them first"
+    pixels = np.full((8, 8, 2), 90, np.uint8)
+    tifffile.imwrite(path, pixels, photometric="miniswhite", extrasamples=["assocalpha"], planarconfig="contig")
+    assert refused(path).startswith("expected colours multiplied by transparency of which 0 is black, got 0 as white")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_gray_multiplied_by_its_transparency_comes_as_it_is_without(tmp_path: Path, dtype: type) -> None:
+    path, top = tmp_path / "photo.tif", 1 if dtype is np.float32 else np.iinfo(dtype).max
+    gray = np.linspace(0.1, 0.9, 64).reshape(8, 8)
+    pixels: np.ndarray = (np.stack([gray * 0.5, np.full_like(gray, 0.5)], 2) * top).astype(dtype)
+    tifffile.imwrite(path, pixels, photometric="minisblack", extrasamples=["assocalpha"], planarconfig="contig")
+    found = read_picture(path)
+    assert found.pixels[..., 0] / top == pytest.approx(gray, abs=0.01)
+    assert found.alpha is not None and found.alpha / top == pytest.approx(0.5, abs=0.01)
+
+
+def test_what_libvips_reads_wrongly_is_refused(tmp_path: Path) -> None:
+    """Planes of few bits or with transparency, and YCbCr outside of JPEG; planes of 8 bits it reads well."""
+    path, ramp = tmp_path / "photo.tif", np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4
+    Image.fromarray(ramp > 120).save(path, compression="group4", tiffinfo={284: 2})
+    planes = "expected samples side by side (PlanarConfiguration 1), got planes; save it anew"
+    assert refused(path) == planes
+    separate: dict[str, Any] = {"planarconfig": "separate", "metadata": None}
+    two = np.stack([ramp, ramp.T])
+    tifffile.imwrite(path, two, photometric="minisblack", extrasamples=["unassalpha"], **separate)
+    assert refused(path) == planes
+    Image.fromarray(ramp).save(path, tiffinfo={284: 2})
+    np.testing.assert_array_equal(read_pixels(path)[..., 0], ramp)
+    colour = np.stack([ramp, ramp[::-1], ramp[:, ::-1]])
+    tifffile.imwrite(path, colour, photometric="rgb", **separate)
+    np.testing.assert_array_equal(read_pixels(path), colour.transpose(1, 2, 0))
+    flat = Image.new("RGB", (32, 32), (200, 100, 50))
+    flat.convert("YCbCr").save(path, compression="tiff_lzw")
+    assert refused(path) == "expected gray or RGB, got YCbCr; convert it to RGB first"
+    flat.save(path, compression="jpeg")
+    assert read_pixels(path)[16, 16] == pytest.approx([200, 100, 50], abs=3)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
@@ -306,6 +342,14 @@ def test_read_refuses_pages_and_frames(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
     frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
     assert refused(tmp_path / f"a{suffix}") == "expected one picture, got 3 pages or frames; split it into files first"
+
+
+def test_a_stack_of_imagej_that_names_its_first_picture_alone_is_refused(tmp_path: Path) -> None:
+    path, stack = tmp_path / "a.tif", np.zeros((3, 16, 20), np.uint16)
+    tifffile.imwrite(path, stack, imagej=True, truncate=True)
+    assert refused(path) == "expected one picture, got 3 pages or frames; split it into files first"
+    tifffile.imwrite(path, stack[0], description="ImageJ=1.54\nimages=3\n", metadata=None)
+    assert read_pixels(path).shape == (16, 20, 1), "a page of a stack, taken out of it with its text"
 
 
 def test_read_refuses_bombs_by_the_header(tmp_path: Path) -> None:

@@ -422,7 +422,10 @@ def test_content_credentials_are_told(tmp_path: Path) -> None:
     whole, box = (tmp_path / "in.jpg").read_bytes(), b"JP\0\1\0\0\0\1jumb c2pa"
     (tmp_path / "in.jpg").write_bytes(whole[:2] + struct.pack(">HH", 0xFFEB, len(box) + 2) + box + whole[2:])
     (tmp_path / "in.png").write_bytes(png(RGB, chunk(b"caBX", box)))
-    for suffix in (".jpg", ".png"):
+    Image.fromarray(RGB).save(tmp_path / "in.webp", lossless=True, exif=exif(1))  # with chunks, not the bare picture
+    body = (tmp_path / "in.webp").read_bytes()[8:] + b"C2PA" + struct.pack("<I", len(box)) + box + bytes(len(box) % 2)
+    (tmp_path / "in.webp").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    for suffix in (".jpg", ".png", ".webp"):
         told = ("content credentials (C2PA), which hold for the picture as it was",)
         assert said(tmp_path / f"in{suffix}") == told
 
@@ -536,6 +539,28 @@ def test_iptc_of_a_jpeg_comes_back(tmp_path: Path) -> None:
     assert said(tmp_path / "in.jpg") == ()
     assert segment in (tmp_path / "said.jpg").read_bytes()
     assert said(tmp_path / "in.jpg", ".tif") == ("IPTC",)
+
+
+def test_photoshops_data_in_many_segments_comes_back_in_order(tmp_path: Path) -> None:
+    """It may be longer than a segment, and libvips reads the first alone."""
+    file = BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG")
+    parts = [b"Photoshop 3.0\0" + of for of in (b"8BIM" + bytes(50_000), b"bytes of the first", b"caption")]
+    segments = [struct.pack(">HH", 0xFFED, len(part) + 2) + part for part in parts]
+    (tmp_path / "in.jpg").write_bytes(file.getvalue()[:2] + b"".join(segments) + file.getvalue()[2:])
+    assert said(tmp_path / "in.jpg") == ()
+    written = (tmp_path / "said.jpg").read_bytes()
+    assert [written.count(segment) for segment in segments] == [1, 1, 1]
+    places = [written.index(segment) for segment in segments]
+    assert places == sorted(places)
+
+
+def test_xmp_of_a_turned_tiff_is_upright_though_it_is_a_text(tmp_path: Path) -> None:
+    extra: list[Any] = [(700, 2, 0, (XMP % 6).decode(), True), (274, 3, 1, 6, True)]
+    tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", metadata=None, extratags=extra)
+    assert said(tmp_path / "in.tif") == ()
+    with tifffile.TiffFile(tmp_path / "said.tif") as file:
+        assert bytes(file.pages.first.tags[700].value).rstrip(b"\0") == XMP % 1
 
 
 def large_profile(size: int) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from errno import ELOOP
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -26,7 +27,7 @@ from synergic.images import (
     read_picture,
     write_picture,
 )
-from synergic.stores import check_apart, fetched, identity, stored
+from synergic.stores import check_apart, fetched, identity, real_path, stored
 from synergic.tiling import Progress, is_gray
 
 if TYPE_CHECKING:
@@ -199,10 +200,10 @@ class PassedOver:
         """Is it a folder, and no link to one? What is none is counted, unless it is a picture."""
         try:
             mode, is_link = entry.stat().st_mode, entry.is_symlink()
-        except FileNotFoundError:
-            self.links += 1
-            return False
         except OSError as error:
+            if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == ELOOP:
+                self.links += 1
+                return False
             self.errors.append(error)
             return False
         self.links += is_link and S_ISDIR(mode)
@@ -225,7 +226,7 @@ def passed_over(inputs: Sequence[Path], output: Path) -> PassedOver:
     found = PassedOver()
     for given in inputs:
         if isinstance(given, Path) and given.is_dir():
-            found.search(given, output.resolve())
+            found.search(given, real_path(output))
     return found
 
 

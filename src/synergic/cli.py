@@ -30,6 +30,7 @@ ENGINE = "onnx runs --weights MODEL.onnx, written by export, with ONNX Runtime."
 def main() -> None:
     """Run the command. Exit code 0: all fine; 1: some files failed; 2: wrong usage; 130: interrupted, by whatever
     signal."""
+    open_closed_streams()
     keep_freed_memory()
     keep_to_quota()
     quieten()
@@ -49,6 +50,14 @@ def main() -> None:
         with suppress(OSError):  # a terminal that is gone
             click.echo("synergic: interrupted; finished files are whole, go on with --resume", err=True)
         sys.exit(130)
+
+
+def open_closed_streams() -> None:
+    """Put nothing in the place of a standard stream that the shell has closed (`2>&-`): the next file that is opened
+    would get its number, and what is said would go into a picture."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - for as long as the process lives
 
 
 def keep_freed_memory() -> None:

@@ -87,9 +87,10 @@ def check_free(path: Path, overwrite: bool) -> None:
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that could not be made, before anything is computed."""
-    there = next(part for part in (folder, *folder.parents) if part.exists())
+    there = next(part for part in (folder, *folder.parents) if part.exists() or part.is_symlink())
     if not there.is_dir():
-        raise SynergicError(f"{there}: expected a folder, got a file; choose another")
+        got = "a file" if there.exists() else "a link to nothing"
+        raise SynergicError(f"{there}: expected a folder, got {got}; choose another")
 
 
 def _exists(path: Path) -> str:

@@ -49,6 +49,7 @@ from synergic.metadata import (
     tiff_changes,
     tiff_extras,
     upright_xmp,
+    webp_extras,
 )
 from synergic.stores import files_in, path_inside
 from synergic.tags import Resolution, count_folders, read_tags, rewrite_tags, upright_exif
@@ -124,6 +125,8 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
             extras = _extras(path, image, contents)
             _refuse_unsupported(path, image, extras.frames, max_pixels)
             samples = _decode_jpeg(source) if image.get("vips-loader").startswith("jpegload") else _decode(image)
+        if extras.too_bright != 1:
+            samples[:, :, 0] /= extras.too_bright
         orientation, channels = extras.orientation or _field(image, "orientation", 1), _CHANNELS[image.interpretation]
         metadata, samples = _metadata(image, extras, orientation), _upright(samples, orientation)
         return Picture(
@@ -314,8 +317,10 @@ def _extras(path: Path, image: pyvips.Image, contents: bytes | None) -> Extras:
         return png_extras(path)
     if loader.startswith("tiffload"):
         return tiff_extras(path, _field(image, "orientation", 1) != 1)
-    exif = _field(image, "exif-data", b"")
-    return Extras({"resolution": exif_resolution(exif)})
+    assert contents is not None
+    extras = webp_extras(contents)
+    extras.metadata["resolution"] = exif_resolution(_field(image, "exif-data", b""))
+    return extras
 
 
 def _metadata(image: pyvips.Image, extras: Extras, orientation: int) -> dict[str, Any]:

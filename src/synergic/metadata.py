@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,7 +42,7 @@ __all__ = [
     "png_extras",
     "standard_tables",
 ]
-__all__ += ["standard_tables", "tiff_changes", "tiff_extras", "upright_xmp"]
+__all__ += ["tiff_changes", "tiff_extras", "upright_xmp", "webp_extras"]
 
 MOST_PARTS = 10_000
 """Chunks or segments in a file of no size; one more for each kilobyte. The pixels of a PNG come in chunks of 8 kB."""
@@ -66,6 +67,8 @@ class Extras:
     """as in `Picture`"""
     profile: bool = False
     """is there a colour profile, good or bad?"""
+    too_bright: float = 1.0
+    """what libvips has multiplied its gray by"""
 
 
 # ---- XMP
@@ -210,11 +213,12 @@ _LUMA_TABLE = np.array([
 # fmt: on
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # FF 00 is a byte of the pixels, FF D0 to D7 stand among them
 _XMP_BODY, _XMP_REST = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
+_PHOTOSHOP = b"Photoshop 3.0\0"
 
 
 def jpeg_extras(path: Path, contents: bytes) -> Extras:
     """The quality, resolution, XMP, comments of a JPEG, and what stands behind its picture."""
-    extras, luma, kept, credentials, listed, behind = Extras(), 0, [], False, False, b""
+    extras, luma, kept, credentials, listed, behind = Extras(), 0, list[tuple[int, bytes]](), False, False, b""
     tables: dict[int, np.ndarray] = {}
     tags: dict[int, Tag] = {}
     for marker, body in _jpeg_segments(path, contents):
@@ -229,8 +233,8 @@ def jpeg_extras(path: Path, contents: bytes) -> Extras:
             tags = tags or read_tags(BytesIO(body[6:]))
         elif marker == 0xE1 and body.startswith(_XMP_BODY):
             extras.metadata.setdefault("xmp-data", body[len(_XMP_BODY) :])
-        elif marker == 0xFE or (marker == 0xE1 and body.startswith(_XMP_REST)):
-            kept.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body)
+        elif marker == 0xFE or body.startswith({0xE1: _XMP_REST, 0xED: _PHOTOSHOP}.get(marker, b"?")):
+            kept.append((marker, body))
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
             extras.left_out += _pictures_behind(path, body[4:])
             listed = True
@@ -238,8 +242,10 @@ def jpeg_extras(path: Path, contents: bytes) -> Extras:
             behind = body.rpartition(b"\xff\xd9")[2] if listed else body
         credentials |= marker == 0xEB and body.startswith(b"JP")
         extras.profile |= marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")
-    if kept:
-        extras.metadata["jpeg-segments"] = b"".join(kept)
+    first = next((segment for segment in kept if segment[0] == 0xED), None)  # libvips reads this one
+    segments = [struct.pack(">BBH", 0xFF, of[0], len(of[1]) + 2) + of[1] for of in kept if of is not first]
+    if segments:
+        extras.metadata["jpeg-segments"] = b"".join(segments)
     extras.metadata["resolution"] = _jpeg_resolution(extras.metadata.get("resolution"), tag_resolution(tags))
     more = len(behind.rstrip(b"\0")) > 64 or _XMP_BEHIND.search(extras.metadata.get("xmp-data", b""))
     if more and not extras.left_out:
@@ -326,6 +332,12 @@ def mended_jpeg(head: bytes, metadata: Mapping[str, Any]) -> bytes | None:
 # ---- WebP
 
 
+def webp_extras(contents: bytes) -> Extras:
+    """Whether a WebP holds what cannot come along."""
+    chunks = islice(_walk_webp(BytesIO(contents)), MOST_PARTS)
+    return Extras(left_out=[_CREDENTIALS] if any(name == b"C2PA" for name, _, _ in chunks) else [])
+
+
 def mend_webp(path: Path, exif: bytes) -> None:
     """Put EXIF in the place of what libvips has made up, in a WebP of libvips'."""
     with path.open("r+b") as file:
@@ -360,6 +372,10 @@ _STRUCTURE |= {338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532, 70
 """How the pixels are stored, and what libvips carries."""
 _CARRIED = {33723, 34377}  # IPTC, Photoshop's
 _PLACES = {33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113}  # where on Earth: only of a picture as it lay
+_PIXELS = {"bits": (258, 1), "packing": (259, 1), "colour": (262, 1), "samples": (277, 1), "planes": (284, 1)}
+_PIXELS |= {"alpha": (338, 1), "kind": (339, 1)}
+"""Tags that say how pixels are stored, and what they are where they are missing."""
+_IMAGEJ_PAGES = re.compile(rb"ImageJ=[^\0]*?\nimages=(\d{1,9})\n")
 _NAMES = {34665: "EXIF", 34853: "GPS", 33723: "IPTC", 34377: "Photoshop's data", 50838: "ImageJ's notes"}
 
 
@@ -370,19 +386,45 @@ def tiff_extras(path: Path, turned: bool) -> Extras:
     with path.open("rb") as file:
         tags = read_tags(file)
     for code, tag in tags.items():
-        if tag.data and (tag.kind == 2 or code in _CARRIED or (code in _PLACES and not turned)):
+        text = tag.kind == 2 and code not in _STRUCTURE
+        if tag.data and (text or code in _CARRIED or (code in _PLACES and not turned)):
             carried[code] = tag
         elif code not in _STRUCTURE:
             extras.left_out.append(_NAMES.get(code, f"tag {code}"))
-    if tags.get(338, Tag(3, b"\1")).data[:2] == b"\0\0":
+    of = {name: _first(tags.get(code), default) for name, (code, default) in _PIXELS.items()}
+    if of["alpha"] == 0:
         raise SynergicError(f"{path}: expected gray or RGB with transparency, got a band that is none; remove it first")
-    if tags.get(339, Tag(3, b"\1")).data[:2] == b"\3\0" and tags.get(262, Tag(3, b"\1")).data[:2] == b"\0\0":
-        raise SynergicError(f"{path}: expected floats of which 0 is black, got 0 as white; invert them first")
+    multiplied, floats = 338 in tags and of["alpha"] == 1, of["kind"] == 3
+    if (floats or multiplied) and of["colour"] == 0:
+        what = "floats" if floats else "colours multiplied by transparency"
+        raise SynergicError(f"{path}: expected {what} of which 0 is black, got 0 as white; invert them first")
+    if of["planes"] == 2 and (of["bits"] < 8 or of["samples"] == 2):  # which libvips reads wrongly
+        raise SynergicError(f"{path}: expected samples side by side (PlanarConfiguration 1), got planes; save it anew")
+    if of["colour"] == 6 and of["packing"] != 7:  # likewise; JPEG has it within
+        raise SynergicError(f"{path}: expected gray or RGB, got YCbCr; convert it to RGB first")
+    if floats and multiplied and of["samples"] == 2:  # libvips takes the transparency of gray for 0 to 255
+        extras.too_bright = 255.0
+    extras.frames = _imagej_pages(path, tags, of["samples"] * of["bits"])
     extras.profile = 34675 in tags
     if carried:
         extras.metadata["tiff-tags"] = carried
     extras.metadata["resolution"] = tag_resolution(tags)
     return extras
+
+
+def _first(tag: Tag | None, default: int) -> int:
+    """The first number of a tag of bytes, shorts or longs."""
+    if tag is None or not tag.data:
+        return default
+    return int.from_bytes(tag.data[: {1: 1, 4: 4}.get(tag.kind, 2)], "little")
+
+
+def _imagej_pages(path: Path, tags: Mapping[int, Tag], bits: int) -> int:
+    """How many pictures lie one behind the other in a TIFF of ImageJ's, which names the first alone beyond 4 GB."""
+    said = _IMAGEJ_PAGES.match(tags.get(270, Tag(2, b"")).data)
+    page = _first(tags.get(256), 1) * _first(tags.get(257), 1) * bits // 8
+    pages = int(said[1]) if said else 1
+    return pages if path.stat().st_size >= pages * page else 1  # or the text has come from another file
 
 
 def tiff_changes(metadata: Mapping[str, Any]) -> dict[int, Tag | None]:

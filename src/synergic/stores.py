@@ -3,6 +3,7 @@
 A URL becomes a `UPath`, which has the methods of a `Path` and is none; what both cannot do alike is here.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,10 +89,15 @@ def check_apart(output: "Path | UPath", read: set[object], option: str = "name")
 def path_inside(folder: "Path | UPath", other: "Path | UPath") -> Path | None:
     """Where a folder lies in another, relative to it; None if it does not."""
     if isinstance(folder, Path) and isinstance(other, Path):
-        folder, other = folder.resolve(), other.resolve()
+        folder, other = real_path(folder), real_path(other)
         return folder.relative_to(other) if other in folder.parents else None
     inner, outer = str(folder), str(other).rstrip("/") + "/"
     return Path(inner.removeprefix(outer)) if inner.startswith(outer) and inner != outer else None
+
+
+def real_path(path: Path) -> Path:
+    """Where links lead, as far as they do: one that leads to itself stays, which `Path.resolve` does not bear."""
+    return Path(os.path.realpath(path))
 
 
 @contextmanager
