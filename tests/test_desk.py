@@ -197,6 +197,8 @@ def test_room_is_limited_in_number_and_on_disk(desk: Desk, monkeypatch: pytest.M
     desk.forget(token)
     desk.accept("a.png")
     desk.limits = Limits()
+    with pytest.raises(FullError, match="disk: expected .* GB of room, got less"):
+        desk.accept("a.png", 2**62)
     monkeypatch.setattr(module, "SPARE_BYTES", 2**62)
     with pytest.raises(FullError, match="disk: expected .* GB of room, got less"):
         desk.accept("a.png")
@@ -214,6 +216,21 @@ def test_a_result_that_has_no_room_is_no_fault(
     monkeypatch.undo()
     restored(desk, token)
     assert desk.save(token, 1.0).exists()
+    monkeypatch.setattr(module, "SPARE_BYTES", free * 2)
+    with pytest.raises(FullError, match="disk: expected .* GB of room, got less; try again later"):
+        desk.save(token, 1.0)
+
+
+def test_what_is_longer_than_a_jpeg_is_looked_at_smaller(desk: Desk, tmp_path: Path) -> None:
+    source = save(tmp_path / "a.png", np.full((1, 65_501, 1), 90, np.uint8))
+    token = desk.accept(source.name)
+    desk.find(token).source.write_bytes(source.read_bytes())
+    handed = desk.look(token)
+    assert (handed["width"], handed["height"]) == (65_501, 1)
+    assert read_pixels(desk.view(token, "degraded")).shape == (1, 32_751, 1)
+    restored(desk, token)
+    assert read_pixels(desk.view(token, "restored")).shape == (1, 32_751, 1)
+    assert read_pixels(desk.save(token, 1.0)).shape == (1, 65_501, 1)
 
 
 def test_a_folder_that_was_tidied_away_is_made_again(desk: Desk, tmp_path: Path) -> None:
@@ -456,6 +473,32 @@ def test_a_drawing_shows_the_run_as_it_was_told(
         restored(desk, token, **({} if sigma is None else {"sigma": sigma}))
         desk.draw(token, "Flat").future.result()
     assert told == [(None, None), (30.0, None)]
+
+
+def test_what_is_left_again_takes_no_memory_without_end(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a run that takes long: places that are left cost the line nothing, up to a bound."""
+    monkeypatch.setattr(module, "MOST_LEFT", 50)
+    desk.limits = Limits(line=2)
+    token = hand_in(desk, save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8)))
+    go_on, begun = Event(), Event()
+
+    def wait(_: Run) -> None:
+        begun.set()
+        assert go_on.wait(10)
+
+    with desk.lock:
+        long = desk._enter(wait)
+    assert begun.wait(10)
+    for _ in range(49):
+        desk.start(token, desk.options()).stop()
+    with pytest.raises(FullError, match="line: expected at most 2 pictures, got one more; try again later"):
+        desk.start(token, desk.options())
+    go_on.set()
+    long.future.result(10)
+    restored(desk, token)
+    assert desk.state(token)["state"] == "restored"
 
 
 def test_closing_leaves_nothing(desk: Desk, tmp_path: Path, random: np.random.Generator) -> None:

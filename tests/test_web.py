@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -105,8 +106,10 @@ def test_limits_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert serve(monkeypatch, "--port", 0, "--max-seconds", 5, *LIMITS) == (0, [expected])
 
 
-def test_termination_deletes_everything_too(tmp_path: Path) -> None:
-    code = "import synergic.web as web\nfrom synergic.cli import main\n"
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_termination_deletes_everything_too(tmp_path: Path, name: str) -> None:
+    code = "import signal\nimport synergic.web as web\nfrom synergic.cli import main\n"
+    code += "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # or tests under nohup would wait for ever
     code += "web.build_app = lambda desk: desk.accept('a.png') and print(len(desk.held), flush=True)\nmain()"
     command = [sys.executable, "-c", code, "serve", "--port", "0"]
     environment = ENVIRONMENT | {"TMPDIR": str(tmp_path)}
@@ -115,7 +118,7 @@ def test_termination_deletes_everything_too(tmp_path: Path) -> None:
         assert process.stdout.readline() == "1\n"
         assert "is ready" in process.stdout.readline()
         assert len(list(tmp_path.iterdir())) == 1
-        process.terminate()
+        process.send_signal(getattr(signal, name))
         assert process.wait(60) == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -169,9 +172,9 @@ def test_an_upload_is_in_use_and_keeps_nobody_waiting(tmp_path: Path, monkeypatc
     touched = []
     accept = desk.Desk.accept
 
-    def accepts(self: desk.Desk, name: str) -> str:
+    def accepts(self: desk.Desk, name: str, size: int) -> str:
         touched.append(threading.current_thread())
-        return accept(self, name)
+        return accept(self, name, size)
 
     class Long:
         headers: ClassVar[dict[str, str]] = {}
@@ -268,6 +271,21 @@ def test_bad_requests_are_one_line(server: Server, path: str, status: int, line:
     assert body.count(b"\n") <= 1
     assert str(server.temporary).encode() not in body
     wait_until(lambda: server.files() == [])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/restore/a.png"),
+        ("PUT", "/restore/a%2Fb.png"),
+        ("PUT", "/pictures/token/run"),
+        ("PATCH", "/pictures/token"),
+        ("GET", "/pictures/token/other"),
+    ],
+)
+def test_what_no_route_takes_is_one_line(server: Server, method: str, path: str) -> None:
+    line = b"path: expected a route of this page, got another; docs/page.md lists them\n"
+    assert server.ask(method, path) == (404, line)
 
 
 def test_size_is_limited_while_it_streams_in(server: Server, tmp_path: Path) -> None:
@@ -601,6 +619,7 @@ def test_fields_are_checked_and_the_choice_is_told(
     wait_until(lambda: states(page) == ["restored"])
     made, trouble, name = page.locator(".made"), page.locator(".trouble"), page.locator(".names button").first
     assert made.inner_text() == "Camera noise removed, as Automatic chose"
+    assert page.locator(".told").inner_text() == made.inner_text(), "and a screen reader says so"
     assert re.fullmatch("a.png, 60 . 40, Camera noise removed, as Automatic chose", str(name.get_attribute("title")))
     for task, field, top, given in (
         ("Even grain", "#sigma", "Grain: expected 0 to 255", "much"),
@@ -760,12 +779,62 @@ def test_download_all_goes_past_what_is_gone(open_page: Callable[..., tuple[Page
     assert [download.suggested_filename for download in downloads] == ["180-restored.png"]
     assert page.locator(".trouble").inner_text().splitlines() == [
         "60.png: disk: expected room, got none",
-        "the server had thrown pictures away; they are restored again, download them then",
+        "the server had thrown pictures away; they are being restored again",
     ]
     page.locator(".names button", has_text="90.png").click()
     with page.expect_download() as download:
         page.locator("#save").click()
     assert download.value.path().read_bytes() == by_command(paths[1])
+
+
+def test_what_the_server_lost_comes_back(open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path) -> None:
+    """By being looked at: it is handed in once more, and nothing shows the result that is gone."""
+    page, requests = open_page()
+    paths = [save(tmp_path / f"{name}.png", np.zeros((20, side, 1), np.uint8)) for name, side in (("a", 30), ("b", 40))]
+    page.set_input_files(".drop input", paths)
+    wait_until(lambda: states(page) == ["restored"] * 2)
+    tokens = [request.split("/")[4] for request in requests if request.startswith("POST")]
+    page.evaluate("token => fetch(`pictures/${token}`, { method: 'DELETE' })", tokens[1])
+    page.locator(".names button", has_text="b.png").first.click()
+    page.locator(".trouble").wait_for()
+    wait_until(lambda: states(page) == ["restored"] * 2)
+    assert len([request for request in requests if request.startswith("POST")]) == 3
+    assert page.locator(".trouble").inner_text() == "the server had thrown pictures away; they are being restored again"
+    wait_until(lambda: page.locator("img.restored").evaluate("image => image.naturalWidth") == 40)
+    assert len([request for request in requests if request.startswith("PUT")]) == 3
+    assert len({request.split("/")[4] for request in requests if "views/restored" in request}) == 3
+
+
+def test_a_run_on_what_the_server_lost_shows_nothing_old(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path
+) -> None:
+    page, requests = open_page()
+    page.set_input_files(".drop input", save(tmp_path / "a.png", np.zeros((900, 900, 3), np.uint8)))
+    wait_until(lambda: states(page) == ["restored"])
+    token = next(request.split("/")[4] for request in requests if request.startswith("POST"))
+    page.evaluate("token => fetch(`pictures/${token}`, { method: 'DELETE' })", token)
+    page.locator("#task label", has_text="Even grain").click()
+    page.locator("#again").click()
+    page.locator(".names .running").wait_for()
+    assert page.locator("#save").is_hidden()
+    assert page.locator("img.restored").is_hidden()
+    wait_until(lambda: states(page) == ["restored"])
+    assert page.locator("img.restored").is_visible()
+    assert len([request for request in requests if request.startswith("PUT")]) == 2
+
+
+def test_what_cannot_be_read_is_no_lost_connection(
+    open_page: Callable[..., tuple[Page, list[str]]], tmp_path: Path
+) -> None:
+    """A folder that is dropped, or a file that changed since it was chosen."""
+    page, requests = open_page()
+    path = save(tmp_path / "a.png", np.zeros((20, 30, 1), np.uint8))
+    page.evaluate("File.prototype.slice = () => ({ arrayBuffer: () => Promise.reject(new DOMException('gone')) })")
+    page.set_input_files(".drop input", path)
+    wait_until(lambda: states(page) == ["failed"])
+    line = "a.png: file: expected one that can be read, got a folder, or one that has changed; choose it again"
+    assert page.locator(".trouble").inner_text() == line
+    assert not [request for request in requests if request.startswith("PUT")]
 
 
 def test_a_slow_click_and_the_focus_outlive_what_is_drawn_anew(
@@ -825,6 +894,16 @@ def test_zoom_by_keys_double_click_and_two_fingers(
         assert scale() == pytest.approx(expected, rel=0.01), key
     page.mouse.dblclick(x, y)
     assert scale() == pytest.approx(2, rel=0.01), "twice as large, and a pixel for a pixel at least"
+
+    def place() -> list[float]:
+        told = str(page.locator(".stage").evaluate("stage => stage.style.transform"))
+        return [float(number) for number in re.findall(r"(-?[\d.]+)px", told)]
+
+    viewer.focus()  # not the line, which the arrows move
+    left, top = place()
+    for key, (x_moved, y_moved) in {"Left": (40, 0), "Up": (40, 40), "Right": (0, 40), "Down": (0, 0)}.items():
+        page.keyboard.press(f"Arrow{key}")
+        assert place() == pytest.approx([left + x_moved, top + y_moved], abs=0.5), key
     page.mouse.dblclick(x, y)
     assert scale() == pytest.approx(1, rel=0.01)
 

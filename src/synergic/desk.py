@@ -15,7 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import takewhile
+from itertools import dropwhile, takewhile
+from math import ceil
 from pathlib import Path
 from threading import Lock
 from traceback import clear_frames
@@ -26,6 +27,7 @@ import numpy as np
 from synergic.batch import Options
 from synergic.errors import SynergicError
 from synergic.explain import heat_picture
+from synergic.formats import JPEG
 from synergic.images import WRITABLE, Picture, check_writable, from_float, read_picture, to_float, write_picture
 from synergic.restore import Restorer
 from synergic.tiling import blend
@@ -62,6 +64,8 @@ SPARE_BYTES = 1_000_000_000
 """Pictures are refused when the disk has no more room than this."""
 VIEW_QUALITY = 95
 """JPEG quality of what is only looked at: two thirds of the bytes of what is kept."""
+MOST_LEFT = 1000
+"""Places of the line, those included that were left again: each keeps a few kilobytes until its turn would come."""
 FEW_PIXELS = 100_000
 """Below this, time hardly depends on the size."""
 STRIP = 256
@@ -238,8 +242,8 @@ class Desk:
 
     # ---- in
 
-    def accept(self, name: str) -> str:
-        """Make room for a picture whose file name ends in a known suffix; returns its token."""
+    def accept(self, name: str, size: int = 0) -> str:
+        """Make room for a picture whose name ends in a known suffix, of `size` bytes at least; returns its token."""
         suffix = Path(name).suffix.lower()
         if suffix not in WRITABLE:
             known = " ".join(sorted(WRITABLE))
@@ -249,7 +253,7 @@ class Desk:
             if len(self.held) >= self.limits.kept:
                 raise FullError(f"pictures: expected at most {self.limits.kept} in all, got one more; try again later")
             self.folder.mkdir(mode=0o700, exist_ok=True)  # whoever tidies temporary folders may have taken it
-            self.check_room()
+            self.check_room(size)
             token = secrets.token_urlsafe(24)
             self.held[token] = Held(self.folder / token, suffix, time.monotonic())
             self.held[token].folder.mkdir(mode=0o700)
@@ -274,7 +278,7 @@ class Desk:
         with self._files_of(held):
             picture = read_picture(held.source, max_pixels=self.limits.pixels)
             check_writable(held.source, picture)
-            write_picture(held.view("degraded"), visible(picture))
+            write_view(held.view("degraded"), visible(picture))
         height, width = picture.pixels.shape[:2]
         return {"token": token, "width": width, "height": height, "task": self.options().task_for(picture)}
 
@@ -317,8 +321,11 @@ class Desk:
 
     def _enter(self, work: Callable[[Run], None], result: str = "restored") -> Run:
         """To be called with the lock."""
-        self.line = [run for run in self.line if not run.future.done()]
-        if len(self.line) >= self.limits.line:
+        self.line = list(
+            dropwhile(lambda run: run.future.done(), self.line)
+        )  # `network` still holds those further back
+        waiting = sum(not run.future.done() for run in self.line)
+        if waiting >= self.limits.line or len(self.line) >= MOST_LEFT:
             raise FullError(f"line: expected at most {self.limits.line} pictures, got one more; try again later")
         run = Run(self.limits.seconds, result=result)
         run.future = self.network.submit(self._take, work, run)
@@ -352,7 +359,7 @@ class Desk:
         with self._files_of(held):
             self.check_room(restored.nbytes)
             np.save(held.folder / "new.npy", restored)
-            write_picture(held.view("restored"), visible(replace(picture, pixels=restored)), overwrite=True)
+            write_view(held.view("restored"), visible(replace(picture, pixels=restored)))
             left_out = left_out_of(picture, held.folder / f"corner{held.suffix}")
             held.warnings = [f"left out: {', '.join(left_out)}"] if left_out else []
             (held.folder / "new.npy").replace(held.result)
@@ -393,6 +400,7 @@ class Desk:
             if not held.result.exists():
                 raise GoneError("picture: expected a restored one, got one that is not restored yet; wait or start it")
             picture = read_picture(held.source, max_pixels=self.limits.pixels)
+            self.check_room(picture.pixels.nbytes)
             restored = np.load(held.result, mmap_mode="r")
             pixels = in_strips(partial(blend, strength=strength), picture.pixels, restored)
             target = held.folder / f"{secrets.token_hex(8)}{held.suffix}"
@@ -425,7 +433,7 @@ class Desk:
         with self.pace.kept(run, name, picture.pixels[..., 0].size):
             drawn = DRAWINGS[name].draw(held.restorer, picture.pixels, **held.told, progress=run.tick)
         with self._files_of(held):
-            write_picture(held.view(name), Picture(drawn, None, {}, VIEW_QUALITY), overwrite=True)
+            write_view(held.view(name), Picture(drawn, None, {}, VIEW_QUALITY))
 
     # ---- away
 
@@ -473,6 +481,13 @@ def visible(picture: Picture) -> Picture:
     profile = {name: value for name, value in picture.metadata.items() if name == "icc-profile-data"}
     planes = (picture.pixels,) if picture.alpha is None else (picture.pixels, picture.alpha[:, :, None])
     return Picture(in_strips(over_white, *planes), None, profile, VIEW_QUALITY)
+
+
+def write_view(path: Path, picture: Picture) -> None:
+    """A picture as JPEG, with every second pixel or fewer where one of its sides is longer than JPEGs can be: the page
+    stretches it."""
+    step = ceil(max(picture.pixels.shape[:2]) / JPEG.longest)
+    write_picture(path, replace(picture, pixels=picture.pixels[::step, ::step]), overwrite=True)
 
 
 def over_white(pixels: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:

@@ -16,6 +16,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OURS = re.compile(r"/(pictures|restore)/.+|/openapi\.json")
+NO_ROUTE = "path: expected a route of this page, got another; docs/page.md lists them"
 GRADIO = re.compile(r"/|/(theme\.css|manifest\.json|favicon\.ico)|/(assets|static)(/[\w-][\w.-]*)+")
 """What Gradio's page loads. Its other routes take files, fetch URLs, run functions: they are closed."""
 
@@ -80,7 +81,7 @@ class Guard:
             return 403, "origin: expected a request of this page, got one of another; open the page itself"
         if OURS.fullmatch(path) or (GRADIO.fullmatch(path) and method in ("GET", "HEAD")):
             return None
-        return 404, "path: expected a route of this page, got another; docs/page.md lists them"
+        return 404, NO_ROUTE
 
     def known(self, host: str) -> bool:
         """Is a Host header one of our names, or a bare address? Another site's name that was made to point here (DNS

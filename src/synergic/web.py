@@ -30,7 +30,7 @@ from synergic.batch import Options
 from synergic.card import published_weights
 from synergic.desk import DRAWINGS, GONE, Desk, FullError, GoneError, Limits, Run, StoppedError, said
 from synergic.errors import SynergicError
-from synergic.guard import Guard
+from synergic.guard import NO_ROUTE, Guard
 from synergic.weights import read_header
 
 T = TypeVar("T")
@@ -87,6 +87,8 @@ def serve(listening: socket.socket, host: str, limits: Limits, ready: Callable[[
             timeout_graceful_shutdown=1,
         )
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, so that all is deleted
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # the terminal was closed
         ready()
         try:
             uvicorn.Server(config).run(sockets=[listening])
@@ -109,6 +111,8 @@ def build_routes(desk: Desk) -> FastAPI:
     app.add_api_route("/pictures/{token}/views/{view}", routes.view, methods=["GET"])
     app.add_api_route("/pictures/{token}/views/{view}", routes.draw, methods=["POST"], status_code=202)
     app.add_api_route("/pictures/{token}/views/{view}", routes.stop_drawing, methods=["DELETE"], status_code=204)
+    for path in ("/pictures/{path:path}", "/restore/{path:path}"):  # or Gradio would answer, not in a line
+        app.add_route(path, nowhere, ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"], include_in_schema=False)
     app.add_exception_handler(SynergicError, refuse)
     app.add_exception_handler(RequestValidationError, refuse_parameter)
     app.add_exception_handler(Exception, break_down)
@@ -159,6 +163,11 @@ async def sweeping(desk: Desk, _: FastAPI) -> AsyncIterator[None]:
     task = asyncio.create_task(sweep())
     yield
     task.cancel()
+
+
+def nowhere(_: Request) -> Response:
+    """What no route or no method of one matched, as one line of text."""
+    return PlainTextResponse(f"{NO_ROUTE}\n", 404)
 
 
 def refuse(_: Request, error: Exception) -> Response:
@@ -262,9 +271,10 @@ class Routes:
         """The body as a new picture of the desk, its size limited while it streams in; returns the token."""
         limits, size = self.desk.limits, 0
         too_large = TooLargeError(f"file: expected at most {limits.file_bytes:,} bytes, got more; make it smaller")
-        if int(request.headers.get("content-length", 0)) > limits.file_bytes:
+        announced = int(request.headers.get("content-length", 0))
+        if announced > limits.file_bytes:
             raise too_large
-        token = await asyncio.to_thread(self.desk.accept, name)  # a slow disk keeps no other visitor waiting
+        token = await asyncio.to_thread(self.desk.accept, name, announced)  # a slow disk keeps nobody else waiting
         try:
             async with asyncio.timeout(limits.seconds):
                 with self.desk.find(token).source.open("wb") as file:

@@ -97,7 +97,11 @@ async function handIn(picture) {
     throw new Error(`file: expected at most ${props.file_bytes / 1e6} MB, got ${Math.ceil(picture.file.size / 1e6)}`);
   const suffix = picture.name.match(/\.\w+$/)?.[0] ?? ""; // of its name the server learns no more
   const options = { body: picture.file, signal: picture.abort.signal };
-  change(picture, await (await send("PUT", `pictures/picture${suffix}`, options)).json());
+  await picture.file.slice(0, 1).arrayBuffer().catch(() => {
+    throw new Error("file: expected one that can be read, got a folder, or one that has changed; choose it again");
+  });
+  const handed = await (await send("PUT", `pictures/picture${suffix}`, options)).json();
+  change(picture, { results: 0, made: null, laid: null, warnings: [], ...handed }); // nothing of an earlier token
 }
 
 async function follow(picture) {
@@ -188,10 +192,15 @@ async function save(picture) {
       show(picture); // or the error would not be seen
       return change(picture, { error: said(error) });
     }
-    notice = "the server had thrown pictures away; they are restored again, download them then";
-    change(picture, { token: null, width: null, results: 0, state: "queued" });
-    work();
+    regain(picture);
   }
+}
+
+function regain(picture) { // the server has thrown it away
+  if (UNDER_WAY.includes(picture.state) || picture.state === "queued") return; // it is handed in anew already
+  notice = "the server had thrown pictures away; they are being restored again";
+  change(picture, { token: null, width: null, results: 0, drawing: null, state: "queued" });
+  work();
 }
 
 function keep() { // what lies on an open page is in use
@@ -290,12 +299,15 @@ function drawProgress() {
   const picture = pictures.find((picture) => UNDER_WAY.includes(picture.state));
   const bar = find("progress");
   const run = shown?.drawing ?? picture;
+  const doing = run === picture ? "Restoring…" : "Drawing…";
+  const told = run ? doing : shown?.made ?? ""; // to who does not see it, without every second that is left
+  if (find(".told").textContent !== told) find(".told").textContent = told;
   find(".progress").hidden = !run;
   if (!run) return;
   if (run.state === "running" && run.share !== null) bar.value = run.share;
   else bar.removeAttribute("value");
   const of = run === picture && pictures.length > 1 ? `${pictures.indexOf(picture) + 1} of ${pictures.length}: ` : "";
-  find(".progress span").textContent = of + words(run, run === picture ? "Restoring…" : "Drawing…");
+  find(".progress span").textContent = of + words(run, doing);
 }
 
 function words({ state, abort, lost, ahead, seconds_left: left }, doing) {
@@ -392,7 +404,7 @@ function slide(x) {
 }
 
 viewer.onpointerdown = (event) => {
-  if (event.target.closest("button")) return;
+  if (event.button || event.target.closest("button")) return; // the main button, a finger or a pen alone
   viewer.setPointerCapture(event.pointerId);
   const slides = !handle.hidden && (event.target === handle || !zoomed());
   pointers.set(event.pointerId, { x: event.offsetX, y: event.offsetY, slides });
@@ -413,11 +425,7 @@ function move(event) {
     const distance = (x, y) => Math.hypot(x - other.x, y - other.y);
     zoom(distance(x, y) / distance(oldX, oldY), (x + other.x) / 2, (y + other.y) / 2);
   } else if (slides) slide(x);
-  else {
-    left += x - oldX;
-    top += y - oldY;
-    place();
-  }
+  else pan(x - oldX, y - oldY);
 }
 
 viewer.onwheel = (event) => {
@@ -431,13 +439,21 @@ viewer.ondblclick = (event) => {
   if (zoomed()) fit();
   else zoom(Math.max(1, scale * 2) / scale, event.clientX - box.left, event.clientY - box.top);
 };
+function pan(x, y) {
+  left += x;
+  top += y;
+  place();
+}
+
 viewer.onkeydown = (event) => {
+  const pans = zoomed() && event.target !== handle, step = 40; // pixels of the page
   const keys = {
     "+": () => zoom(1.5),
     "-": () => zoom(1 / 1.5),
     0: fit,
-    ArrowLeft: () => slide((split - 0.02) * viewer.clientWidth),
-    ArrowRight: () => slide((split + 0.02) * viewer.clientWidth),
+    ArrowLeft: () => (pans ? pan(step, 0) : slide((split - 0.02) * viewer.clientWidth)),
+    ArrowRight: () => (pans ? pan(-step, 0) : slide((split + 0.02) * viewer.clientWidth)),
+    ...(pans && { ArrowUp: () => pan(0, step), ArrowDown: () => pan(0, -step) }),
   };
   if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return; // the browser's own
   event.preventDefault();
@@ -455,6 +471,15 @@ for (const name of Object.keys(props.drawings)) {
   button.ariaPressed = false;
   button.onclick = () => lay(name);
 }
+for (const image of [before, after])
+  image.onerror = () => { // with its src, or it would be asked for again and again
+    const picture = shown;
+    if (!picture?.token) return;
+    send("GET", `pictures/${picture.token}`).then(
+      () => change(picture, { error: "view: expected to get it, got no answer; choose the picture again" }),
+      (error) => (error.status === 404 ? regain(picture) : change(picture, { error: said(error) })),
+    );
+  };
 drawing.onerror = () => {
   drawing.removeAttribute("src"); // or it would not be asked for again
   if (shown) change(shown, { laid: null, error: "drawing: expected to get it, got no answer; try again" });
