@@ -15,13 +15,12 @@ import pytest
 import torch
 from filelock import FileLock
 
-from conftest import tiny_card, tiny_network, tiny_recipe
+from conftest import save, tiny_card, tiny_network, tiny_recipe
 from synergic import Restorer, SynergicError
 from synergic.ablation import (
     ROWS,
     Run,
     ablate,
-    check_recipe,
     collect,
     draw,
     plan,
@@ -34,7 +33,7 @@ from synergic.ablation import (
 )
 from synergic.evaluate import Protocol, evaluate
 from synergic.images import read_pixels
-from synergic.train import read_recipe, validation_batches
+from synergic.train import PLACES, check_recipe, read_recipe, validation_batches
 from synergic.weights import load_weights, save_weights
 from test_cli import Capture, call
 
@@ -343,6 +342,57 @@ def test_runs_of_two_recipes_are_not_put_in_one_table(
         collect(tmp_path)
 
 
+@pytest.mark.parametrize(("row", "seed"), [("satnet", 3), ("without-local", 1)])
+def test_networks_of_two_recipes_are_not_put_in_one_table(
+    finished: tuple[Path, list[Run], dict[str, Protocol]], recipe: Path, tmp_path: Path, row: str, seed: int
+) -> None:
+    """Neither in one row nor in two, but for what the rows vary."""
+    shutil.copytree(finished[0] / "satnet", tmp_path / "satnet")
+    collect(tmp_path)
+    ablate(plan(recipe, tmp_path, [row], 1, {"network.depth": "2", "seed": str(seed)}), {}, "cpu")
+    with pytest.raises(SynergicError, match=r"seed-\d: network.depth: expected the same in every run, got [12]"):
+        collect(tmp_path)
+
+
+def test_what_cannot_be_evaluated_is_refused_before_the_first_run(recipe: Path, tmp_path: Path) -> None:
+    save(tmp_path / "deep" / "a.png", np.zeros((40, 40, 1), np.uint16))
+    for folder, line in (("missing", "expected a picture or a folder"), ("deep", "expected an 8-bit picture")):
+        runs = plan(recipe, tmp_path / "out", ["satnet"], 1, {})
+        with pytest.raises(SynergicError, match=line):
+            ablate(runs, protocols(runs[0].recipe, [tmp_path / folder]), "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_pictures_in_the_same_folder_are_evaluated_anew(
+    finished: tuple[Path, list[Run], dict[str, Protocol]], tmp_path: Path, recipe: Path
+) -> None:
+    folder, said = tmp_path / "copy", list[str]()
+    shutil.copytree(finished[0] / "satnet", folder / "satnet")
+    shutil.copytree(recipe.parent / "val", tmp_path / "val")
+    runs = plan(recipe, folder, ["satnet"], 1, {})
+    wanted = protocols(runs[0].recipe, [tmp_path / "val"])
+    ablate(runs, wanted, "cpu", said.append)
+    assert said == []
+    for path in list((tmp_path / "val").iterdir()):
+        pixels = read_pixels(path)
+        path.unlink()
+        save(path, 255 - pixels)
+    ablate(runs, wanted, "cpu", said.append)
+    assert len(said) == 1
+    assert said[0].startswith("[1/1] SAT-Net, seed 1: val, sigma 25: ")
+
+
+def test_a_run_that_was_killed_before_its_state_begins_anew(recipe: Path, tmp_path: Path) -> None:
+    runs, said = plan(recipe, tmp_path, ["satnet"], 1, {}), list[str]()
+    runs[0].folder.mkdir(parents=True)
+    ablate(plan(recipe, tmp_path / "whole", ["satnet"], 1, {}), {}, "cpu")
+    shutil.copyfile(
+        tmp_path / "whole" / "satnet" / "seed-1" / "weights.safetensors", runs[0].folder / "weights.safetensors"
+    )
+    ablate(runs, {}, "cpu", said.append)
+    assert said == ["[1/1] SAT-Net, seed 1: training from step 0 to 4"]
+
+
 def test_runs_from_before_a_key_was_there_still_count(
     finished: tuple[Path, list[Run], dict[str, Protocol]], tmp_path: Path
 ) -> None:
@@ -354,9 +404,9 @@ def test_runs_from_before_a_key_was_there_still_count(
     shutil.copytree(finished[0] / "baseline", tmp_path / "baseline")
     assert [row["row"] for row in collect(tmp_path)["rows"]] == ["baseline", "satnet"]
     run = next(run for run in finished[1] if run.row == "satnet")
-    check_recipe(replace(run, folder=folder))
+    check_recipe(run.recipe, folder, PLACES)
     with pytest.raises(SynergicError, match=r"patterns: expected 0.0 as it began, got 0.5"):
-        check_recipe(replace(run, folder=folder, recipe=replace(run.recipe, patterns=0.5)))
+        check_recipe(replace(run.recipe, patterns=0.5), folder, PLACES)
 
 
 def test_the_command(recipe: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

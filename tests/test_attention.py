@@ -29,6 +29,8 @@ GRIDS = [
     (3, 2, 2),
     (3, 2, 1),
     (1, 1, 1),
+    (1, 1, 2),
+    (3, 3, 6),
 ]  # patch_size, stride, key_stride
 SCALE = 0.3
 TOLERANCE = 1e-5

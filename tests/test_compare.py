@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,15 @@ def test_classical_methods_remove_noise(colors: int) -> None:
     assert len(gains) == 4 + (find_spec("bm3d") is not None)
     for start, gain in least.items():
         assert all(value > gain for name, value in gains.items() if name.startswith(start)), gains
+
+
+@pytest.mark.parametrize("given", [{"quality": 50}, {"sigma": 0}])
+def test_what_has_no_noise_stays_as_it_is(tmp_path: Path, make_weights: MakeWeights, given: dict[str, Any]) -> None:
+    """A white page among the pictures: its JPEG has no error, and some methods divide by it."""
+    save(tmp_path / "clean" / "a.png", np.full((32, 32, 1), 255, np.uint8))
+    restorer = Restorer.from_pretrained(make_weights(), device="cpu")
+    report, _ = compare.compare(restorer, Protocol(tmp_path / "clean", blind=True, **given))
+    assert [of["psnr"] for of in report["methods"][:-1]] == [float("inf")] * (len(report["methods"]) - 1)
 
 
 def test_opencv_keeps_the_order_of_colours() -> None:

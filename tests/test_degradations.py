@@ -422,8 +422,7 @@ def test_a_bayer_mask_sees_each_pixel_once(offset: int) -> None:
 def test_demosaic_of_a_constant_is_that_constant(offset: int) -> None:
     colours = torch.tensor([0.2, 0.5, 0.9]).view(3, 1, 1)
     mosaic = colours * bayer_mask(8, 10, offset)
-    inner = demosaic(mosaic)[:, 1:-1, 1:-1]
-    assert torch.allclose(inner, colours.expand_as(inner))
+    assert torch.allclose(demosaic(mosaic), colours.expand_as(mosaic)), "to the edge"
 
 
 def test_blur() -> None:

@@ -171,7 +171,8 @@ def test_a_picture_that_cannot_be_measured_is_named_first(
 ) -> None:
     restorer = restorer_of(make_weights())
     save(tmp_path / "clean" / "z.png", clean[:10])
-    evaluate(restorer, Protocol(tmp_path / "clean", sigma=25, limit=1))
+    report = evaluate(restorer, Protocol(tmp_path / "clean", sigma=25, limit=1))
+    assert report["protocol"]["data"] == f"{tmp_path / 'clean'}, the first 1"
     with pytest.raises(SynergicError, match="clean: z: expected at least 11 x 11 pixels for SSIM, got 10 x 40"):
         evaluate(restorer, Protocol(tmp_path / "clean", sigma=25))
     (tmp_path / "clean" / "z.png").unlink()

@@ -146,6 +146,7 @@ def weights_by_gradient(
         ({"patch_size": 3, "stride": 2, "key_stride": 2}, "patch"),
         ({"patch_size": 3, "stride": 2, "key_stride": 1, "similarity": "cosine"}, "patch"),
         ({"patch_size": 7, "window": 8, "halo": 4}, "patch"),
+        ({"patch_size": 5, "stride": 3, "key_stride": 2, "window": 6, "halo": 6}, "patch"),
         ({"nonlocal_attention": "pixel", "window": 8, "halo": 4}, "pixel"),
         ({"nonlocal_attention": "pixel"}, "pixel"),
     ],

@@ -213,6 +213,11 @@ def test_a_model_that_differs_is_not_written(
     ("weights", "options", "message"),
     [
         ({}, {}, "model.pth: expected a name that ends in .onnx"),
+        (
+            {"nonlocal_attention": "pixel", "window": None},
+            {"blind": False},
+            "in windows, got that of every pixel with all",
+        ),
         ({"colors": 1, "window": 8}, {"darktable": True}, "expected colour weights, got gray ones"),
         (
             {"colors": 3, "window": None},

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import held_out
 from conftest import save
+from synergic import SynergicError
 from synergic.images import read_pixels
 
 
@@ -20,3 +22,5 @@ def test_what_is_held_out(tmp_path: Path, random: np.random.Generator) -> None:
     assert found == {"train/a.png", "val/b.png", f"val/{listed[-1]}.png"} | repetitive
     assert np.array_equal(read_pixels(tmp_path / "out" / "val" / "b.png"), pixels[2:258, 22:278])
     assert np.array_equal(read_pixels(tmp_path / "out" / "train" / "a.png"), pixels)
+    with pytest.raises(SynergicError, match="a.png: exists"):
+        held_out.main(tmp_path / "train", tmp_path / "val", tmp_path / "out")

@@ -1,5 +1,6 @@
 """SAT-Net: counts, shapes, gradients, the gate, strength, windows, the ablation's configurations."""
 
+import math
 from dataclasses import replace
 from itertools import product
 from typing import Any, Literal
@@ -323,7 +324,9 @@ def test_cosine_does_not_see_a_pixels_length() -> None:
 
 @pytest.mark.parametrize(("kind", "scale"), [("pixel", BOUND / 16), ("patch", 20.0)])
 def test_the_scale_of_normalised_pixels_is_bounded(kind: Literal["patch", "pixel"], scale: float) -> None:
-    attention = NonLocalAttention(replace(HALF, nonlocal_attention=kind, similarity_scale=20.0))
+    attention = NonLocalAttention(replace(HALF, nonlocal_attention=kind))
+    with torch.no_grad():
+        attention.log_scale.fill_(math.log(20))
     assert abs(attention.scale.item() - scale) < 1e-4
     q, k, _ = attention.project(100 * torch.randn(1, 64, 12, 12))
     similarity = q.flatten(0, 2) @ k.flatten(0, 2).T

@@ -212,6 +212,9 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
     monkeypatch.setitem(module.LOSSES, recipe.loss, breaks)
     with pytest.raises(SynergicError, match=r"step 4: expected a finite loss, got nan .* --resume"):
         train(recipe, run, accelerator="cpu")
+    monkeypatch.setitem(module.LOSSES, recipe.loss, lambda *given: charbonnier(*given) * float("nan"))
+    with pytest.raises(SynergicError, match=r"step 0: expected a finite loss, got nan .*; start anew with a lower"):
+        train(recipe, tmp_path / "new", accelerator="cpu")
     assert load_weights(run / "weights.safetensors")[1].steps == 3
     assert all(tensor.isfinite().all() for tensor in load_file(run / "state.safetensors").values())
 
@@ -223,6 +226,49 @@ def test_a_run_is_not_overwritten_and_a_missing_one_not_resumed(recipe: Recipe, 
         train(short, tmp_path / "run", accelerator="cpu")
     with pytest.raises(SynergicError, match="expected a training state to resume, found none"):
         train(short, tmp_path / "other", accelerator="cpu", resume=True)
+
+
+def test_weights_that_another_run_has_left_are_kept(recipe: Recipe, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "weights.safetensors").write_bytes(b"somebody's")
+    with pytest.raises(SynergicError, match="expected a new folder, got one with weights.safetensors; pass --resume"):
+        train(recipe, run, accelerator="cpu")
+    assert (run / "weights.safetensors").read_bytes() == b"somebody's"
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SynergicError, match="file: expected a folder, got a file; choose another"):
+        train(recipe, tmp_path / "file", accelerator="cpu")
+
+
+def test_a_run_goes_on_by_its_own_recipe(recipe: Recipe, tmp_path: Path) -> None:
+    """How long and how fast may change, and where its pictures lie: not what is learnt."""
+    train(recipe, tmp_path / "run", accelerator="cpu", max_seconds=0)
+    other = replace(recipe.network, similarity_scale=0.7)
+    for changes, line in (
+        ({"loss": "mse"}, "loss: expected 'charbonnier' as it began, got 'mse'; pass another -o"),
+        ({"seed": 5}, "seed: expected 1 as it began, got 5"),
+        ({"network": other}, "network.similarity_scale: expected .* as it began, got 0.7"),
+        ({"degradation": GaussianNoise(sigma_max=31)}, "degradation.sigma_m"),
+    ):
+        with pytest.raises(SynergicError, match=line):
+            train(replace(recipe, **changes), tmp_path / "run", accelerator="cpu", resume=True)
+    free = replace(
+        recipe, steps=2, learning_rate=1e-4, clip=2.0, pictures=recipe.validation, crop_size=recipe.crop_size
+    )
+    train(free, tmp_path / "run", accelerator="cpu", resume=True)
+    assert load_weights(tmp_path / "run" / "weights.safetensors")[1].steps == 2
+
+
+def test_a_run_killed_before_its_log_was_written_writes_it(recipe: Recipe, tmp_path: Path) -> None:
+    train(recipe, tmp_path, accelerator="cpu")
+    log = tmp_path / "log.csv"
+    whole = log.read_text()
+    log.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    train(recipe, tmp_path, accelerator="cpu", resume=True)
+    assert log.read_text() == whole
+    log.unlink()
+    train(recipe, tmp_path, accelerator="cpu", resume=True)
+    assert log.read_text().splitlines() == [whole.splitlines()[0], whole.splitlines()[-1]]
 
 
 def test_init_takes_the_tensors_that_fit(
@@ -381,6 +427,10 @@ def test_changes_reach_the_recipe() -> None:
         ({"network.dept": "7"}, "network: expected a known key, got 'dept'; did you mean 'depth'?"),
         ({"degradation.sigma": "7"}, "degradation: expected a known key, got 'sigma'; did you mean 'sigma_m"),
         ({"edition": "huge"}, "edition: expected one of basic, enhanced, half, got 'huge'"),
+        ({"edition": "['half']"}, r"edition: expected one of basic, enhanced, half, got \['half'\]"),
+        ({"task": "['denoise']"}, r"task: expected one of denoise, photo, jpeg, got \['denoise'\]"),
+        ({"seed": str(2**64)}, "seed: .*less than 18446744073709551616"),
+        ({"network.similarity_scale": "5.0"}, "similarity_scale: expected at most 3.75 for pixels, got 5.0"),
         ({"task": "cook"}, "task: expected one of denoise, photo, jpeg, got 'cook'"),
         ({"steps": "many"}, "steps: .*got 'many'"),
         ({"steps": "0"}, "steps: .*greater than or equal to 1, got 0"),
@@ -402,6 +452,11 @@ def test_changes_reach_the_recipe() -> None:
 def test_recipes_are_read_strictly(changes: dict[str, str], message: str) -> None:
     with pytest.raises(SynergicError, match=message):
         read_recipe(RECIPES / "gray-denoise.toml", changes)
+
+
+def test_only_whole_devices_train(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(SynergicError, match="accelerator: expected one of auto, cpu, cuda, mps, got 'cpu:0'"):
+        train(recipe, tmp_path / "run", accelerator="cpu:0")
 
 
 def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -196,7 +196,10 @@ def test_a_mean_of_batch_normalised_networks_counts_the_batches_of_the_end(tmp_p
 
 def test_graft(tmp_path: Path) -> None:
     """Colour weights of patches take a gray network's pixels: its branches and how they compare, nothing else."""
-    host, donor = tiny_network(3, window=32), tiny_network(1, nonlocal_attention="pixel", window=16, halo=4)
+    host, donor = (
+        tiny_network(3, window=32, gate_window=24),
+        tiny_network(1, nonlocal_attention="pixel", window=16, halo=4),
+    )
     for name, network, value in (("host", host, 1.0), ("donor", donor, 5.0)):
         for parameter in network.parameters():
             parameter.data.fill_(value)
@@ -205,7 +208,7 @@ def test_graft(tmp_path: Path) -> None:
     graft(str(tmp_path / "host.safetensors"), str(tmp_path / "donor.safetensors"), tmp_path / "both")
     both, card = load_weights(tmp_path / "both" / "weights.safetensors")
     assert card == tiny_card("host")
-    assert both.config == replace(donor.config, colors=3, conditioned=host.config.conditioned)
+    assert both.config == replace(donor.config, colors=3, conditioned=host.config.conditioned, gate_window=24)
     values = {name: set(parameter.unique().tolist()) for name, parameter in both.named_parameters()}
     assert {name for name, held in values.items() if held == {5.0}} == {name for name in values if "nonlocal" in name}
     assert all(held <= {1.0, 5.0} for held in values.values())

@@ -18,7 +18,8 @@ def main(weights: str, donor: str, run: Path) -> None:
     network, card = load_weights(weights)
     giver, _ = load_weights(donor)
     branches = {name: tensor for name, tensor in giver.state_dict().items() if ".nonlocal_attention." in name}
-    config = replace(giver.config, colors=network.config.colors, conditioned=network.config.conditioned)
+    own = {key: getattr(network.config, key) for key in ("colors", "conditioned", "gate_window")}
+    config = replace(giver.config, **own)
     grafted = SATNet(config).eval()
     grafted.load_state_dict(network.state_dict() | branches)
     save_weights(run / "weights.safetensors", grafted, card)

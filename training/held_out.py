@@ -8,6 +8,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from synergic.files import whole_file
 from synergic.images import Picture, find_pictures, read_pixels, write_picture
 
 SIZE = 256
@@ -21,8 +22,8 @@ def main(train: Path, validation: Path, out: Path) -> None:
         if relative.stem in listed:
             cut(path, out / "repetitive")
         else:
-            (out / "train" / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, out / "train" / relative)
+            with whole_file(out / "train" / relative) as copy:
+                shutil.copyfile(path, copy)
     for path, relative in find_pictures([validation]):
         cut(path, out / "val")
         if relative.stem in listed:

@@ -8,7 +8,7 @@ each run by one of them.
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import combinations, cycle, product
 from pathlib import Path
@@ -28,8 +28,7 @@ from synergic.files import write_text
 from synergic.hardware import describe
 from synergic.network import SATNetConfig, count_parameters
 from synergic.restore import Restorer
-from synergic.train import Recipe, as_json, progress, read_recipe, train
-from synergic.weights import read_header
+from synergic.train import PLACES, Recipe, check_recipe, progress, read_log, read_recipe, recipe_of, train
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,8 +52,6 @@ TIMED_SIDES = (128, 256, 512)
 """Sides of the pictures that rows are timed on: the greatest whose half takes less than SLOW seconds."""
 SLOW = 1.0
 """Global attention takes 16 times as long on twice the side: no call takes much more than 16 seconds."""
-PLACES = ("pictures", "validation", "workers", "accumulate")
-"""Keys of a recipe that may change while it runs: where it runs, not what it does."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +88,23 @@ def row_recipe(path: Path, changes: Mapping[str, str], row: str) -> Recipe:
     A similarity is a sum over the numbers of a patch. Its scale is divided by how many more of them there are than in
     the recipe's own network, so that all rows start with similarities of the same range, unless the row sets the scale.
     """
-    pairs = [part.partition("=") for part in row.split(",")]
-    if row not in ROWS and not all(equals for _, equals, _ in pairs):
-        raise SynergicError(f"--row: expected one of {', '.join(ROWS)}, or KEY=VALUE[,KEY=VALUE], got {row!r}")
-    varied = ROWS[row] if row in ROWS else {key: value for key, _, value in pairs}
+    varied = varied_by(row)
     whole = read_recipe(path, changes)
     recipe = read_recipe(path, {**changes, **{f"network.{key}": value for key, value in varied.items()}})
     if "similarity_scale" in varied:
         return recipe
     scale = whole.network.similarity_scale * patch_length(whole.network) / patch_length(recipe.network)
     return replace(recipe, network=replace(recipe.network, similarity_scale=scale))
+
+
+def varied_by(row: str) -> dict[str, str]:
+    """What a row changes of the recipe's [network]."""
+    if row in ROWS:
+        return ROWS[row]
+    pairs = [part.partition("=") for part in row.split(",")]
+    if not all(equals for _, equals, _ in pairs):
+        raise SynergicError(f"--row: expected one of {', '.join(ROWS)}, or KEY=VALUE[,KEY=VALUE], got {row!r}")
+    return {key: value for key, _, value in pairs}
 
 
 def patch_length(network: SATNetConfig) -> int:
@@ -137,9 +141,12 @@ def protocols(recipe: Recipe, folders: Sequence[Path], **levels: Sequence[float]
 def ablate(
     runs: Sequence[Run], wanted: Mapping[str, Protocol], accelerator: str, say: Callable[[str], None] = print
 ) -> None:
-    """Train and evaluate whatever of the runs is not there yet; what another process is at is left to it."""
+    """Train and evaluate whatever of the runs is not there yet; what another process is at is left to it. Pictures that
+    cannot be evaluated are refused before the first run is trained."""
+    for protocol in {protocol.data: protocol for protocol in wanted.values()}.values():
+        protocol.clean_pictures()
     for number, run in enumerate(runs, 1):
-        check_recipe(run)
+        check_recipe(run.recipe, run.folder, PLACES)
         head = f"[{number}/{len(runs)}] {TITLES.get(run.row, run.row)}, seed {run.recipe.seed}"
         run.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -157,36 +164,10 @@ def finish(run: Run, wanted: Mapping[str, Protocol], accelerator: str, say: Call
         end = run.recipe.steps if run.recipe.seconds is None else f"{run.recipe.seconds:g} s"
         say(f"training from step {step} to {end}")
         resume = (run.folder / "state.safetensors").exists()
+        if not resume:  # killed before its first one
+            (run.folder / "weights.safetensors").unlink(missing_ok=True)
         train(run.recipe, run.folder, resume=resume, accelerator=accelerator)
     measure(run.folder, wanted, accelerator, say)
-
-
-def check_recipe(run: Run) -> None:
-    """Refuse to go on with a run of another recipe."""
-    weights = run.folder / "weights.safetensors"
-    if not weights.exists():
-        return
-    asked, found = as_json(asdict(run.recipe)), recipe_of(weights)
-    for key in asked:
-        if key not in PLACES and asked[key] != found[key]:
-            raise SynergicError(
-                f"{run.folder}: {key}: expected {found[key]!r} as it began, got {asked[key]!r}; pass another -o"
-            )
-
-
-def recipe_of(weights: Path) -> dict[str, Any]:
-    """What the weights were trained by; keys that recipes did not have yet are at their defaults."""
-    known = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
-    return as_json(known) | read_header(weights)[1].recipe
-
-
-def read_log(folder: Path) -> list[dict[str, str]]:
-    """The rows of a run's log."""
-    path = folder / "log.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def validations(folder: Path) -> dict[int, float]:
@@ -231,10 +212,12 @@ def timing(restorer: Restorer) -> dict[str, float]:
 
 
 def is_of(score: dict[str, Any] | None, folder: Path) -> bool:
-    """Whether a score is there and of the pictures of a folder, which may lie elsewhere by now."""
+    """Whether a score is there and of the pictures of a folder, which may lie elsewhere by now, or hold others."""
     if score is None:
         return False
-    return score["protocol"]["data"] == str(folder) or score.get("pictures") == checksum(folder)
+    if "pictures" not in score:  # from before it was kept
+        return bool(score["protocol"]["data"] == str(folder))
+    return bool(score["pictures"] == checksum(folder))
 
 
 def checksum(folder: Path) -> int:
@@ -257,17 +240,25 @@ def collect(folder: Path) -> dict[str, Any]:
     if not finished:
         raise SynergicError(f"{folder}: expected finished runs, found none; train some first")
     recipes = [recipe_of(run / "weights.safetensors") for run in finished]
+    first_row, first_of = finished[0].parent.name, dict[str, dict[str, Any]]()
     for run, recipe in zip(finished, recipes, strict=True):
-        different = [
-            key for key in recipe if key not in (*PLACES, "seed", "network") and recipe[key] != recipes[0][key]
-        ]
-        if different:
-            raise SynergicError(f"{run}: {different[0]}: expected the same in every run, got {recipe[different[0]]!r}")
+        row = run.parent.name
+        check_alike(run, recipe, recipes[0], {*varied_by(row), *varied_by(first_row), "similarity_scale"})
+        check_alike(run, recipe, first_of.setdefault(row, recipe), set())
     check_pictures(finished)
     names = {run.parent.name for run in finished}
     ordered = [name for name in ROWS if name in names] + sorted(names - ROWS.keys())
     rows = [collect_row([run for run in finished if run.parent.name == name]) for name in ordered]
     return {"recipe": {key: value for key, value in recipes[0].items() if key not in ("seed", "network")}, "rows": rows}
+
+
+def check_alike(run: Path, recipe: dict[str, Any], first: dict[str, Any], varied: set[str]) -> None:
+    """Refuse a run of another recipe than the first; of the network, what is `varied` may differ."""
+    one, other = ({**of, **{f"network.{key}": value for key, value in of["network"].items()}} for of in (recipe, first))
+    free = {*PLACES, "seed", "network", *(f"network.{key}" for key in varied)}
+    different = [key for key in one if key not in free and one[key] != other[key]]
+    if different:
+        raise SynergicError(f"{run}: {different[0]}: expected the same in every run, got {one[different[0]]!r}")
 
 
 def check_pictures(runs: Sequence[Path]) -> None:

@@ -136,7 +136,7 @@ def compare(
     Every method gets the same degraded pictures and is told sigma. For JPEG the classical ones, which remove noise, are
     told the root mean square of the true error, which no user knows. The network is told what the protocol says.
     """
-    methods = classical_methods()
+    methods = {name: unless_clean(denoise) for name, denoise in classical_methods().items()}
     methods[f"SAT-Net ({restorer.card.name})"] = lambda degraded, _: restore_whole(restorer, protocol, degraded)
     count = len(find_pictures([protocol.data])[: protocol.limit])
     images: dict[str, list[dict[str, Any]]] = {method: [] for method in ("degraded", *methods)}
@@ -167,6 +167,11 @@ def compare(
         "parameters": count_parameters(restorer.network),
     }
     return report, sorted(places, key=lambda place: -place.difference)[:PLACES]
+
+
+def unless_clean(denoise: Denoise) -> Denoise:
+    """The method where there is noise, for some divide by sigma; what has none, as it is."""
+    return lambda degraded, sigma: denoise(degraded, sigma) if sigma > 0 else degraded
 
 
 def colors_of(files: Sequence[Path]) -> int:

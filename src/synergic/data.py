@@ -83,7 +83,7 @@ def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
     """H W C at `scale` times its height and width, same dtype, by bicubic interpolation that does not alias."""
     if scale == 1:
         return pixels
-    size = [round(length * scale) for length in pixels.shape[:2]]
+    size = [max(1, round(length * scale)) for length in pixels.shape[:2]]
     smaller = F.interpolate(to_tensor(pixels)[None], size, mode="bicubic", antialias=True)[0]
     return from_float(smaller.permute(1, 2, 0).numpy(), pixels.dtype)
 

@@ -267,11 +267,11 @@ def bayer_mask(height: int, width: int, offset: int) -> Tensor:
 
 
 def demosaic(mosaic: Tensor) -> Tensor:
-    """Bilinear interpolation of a Bayer mosaic, 3 H W with zeros where a colour was not measured."""
+    """Bilinear interpolation of a Bayer mosaic, 3 H W with zeros where a colour was not measured, from 2 x 2 on."""
     cross = torch.tensor([[0.0, 0.25, 0.0], [0.25, 1.0, 0.25], [0.0, 0.25, 0.0]])
     full = torch.tensor([[0.25, 0.5, 0.25], [0.5, 1.0, 0.5], [0.25, 0.5, 0.25]])
     kernels = torch.stack([full, cross, full])[:, None]
-    padded = F.pad(mosaic[None], (1, 1, 1, 1), mode="replicate")
+    padded = F.pad(mosaic[None], (1, 1, 1, 1), mode="reflect")  # the mosaic goes on beyond its edge
     return F.conv2d(padded, kernels, groups=3)[0]
 
 

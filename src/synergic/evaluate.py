@@ -68,14 +68,7 @@ class Protocol:
     def samples(self, colors: int) -> Iterator[tuple[str, Tensor, np.ndarray]]:
         """(name, degraded float32 C H W, clean uint8 H W C); gray if `colors` is 1, else as the files are."""
         degraded = {} if self.pairs is None else read_by_name(self.pairs)
-        pictures = read_by_name(self.data, limit=self.limit)
-        for name, pixels in pictures.items():
-            if min(pixels.shape[:2]) < SSIM_SIDE:
-                size = " x ".join(map(str, pixels.shape[:2]))
-                raise SynergicError(
-                    f"{self.data}: {name}: expected at least {SSIM_SIDE} x {SSIM_SIDE} pixels for SSIM, got {size}"
-                )
-        for name, pixels in pictures.items():
+        for name, pixels in self.clean_pictures().items():
             clean = self.in_colors(pixels, colors)
             if self.pairs is None:
                 yield name, self.degrade(to_tensor(clean)), clean
@@ -84,6 +77,17 @@ class Protocol:
             else:
                 got = degraded[name].shape if name in degraded else "none"
                 raise SynergicError(f"{self.pairs}: {name}: expected a degraded picture of {pixels.shape}, got {got}")
+
+    def clean_pictures(self) -> dict[str, np.ndarray]:
+        """The clean pictures by name, uint8 H W C. Raises SynergicError for one that cannot be measured on."""
+        pictures = read_by_name(self.data, limit=self.limit)
+        for name, pixels in pictures.items():
+            if min(pixels.shape[:2]) < SSIM_SIDE:
+                size = " x ".join(map(str, pixels.shape[:2]))
+                raise SynergicError(
+                    f"{self.data}: {name}: expected at least {SSIM_SIDE} x {SSIM_SIDE} pixels for SSIM, got {size}"
+                )
+        return pictures
 
     def in_colors(self, pixels: np.ndarray, colors: int) -> np.ndarray:
         """As the file is for a colour network; for a gray one Pillow's gray, or for JPEG MATLAB's luma."""
@@ -123,7 +127,7 @@ class Protocol:
         given = next(name for name in kinds if getattr(self, name) is not None)
         window, precision = restorer.network.config.window, str(restorer.precision).removeprefix("torch.")
         return {
-            "data": str(self.data),
+            "data": str(self.data) if self.limit is None else f"{self.data}, the first {self.limit}",
             "degradation": kinds[given],
             "strength": "known to the network" if self.told(restorer) else "unknown to the network",
             "inference": f"whole picture, no tiles, attention windows {window}, {precision}",

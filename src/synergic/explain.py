@@ -191,8 +191,8 @@ def attended(attention: NonLocalAttention, features: Tensor, row: int, column: i
     q, k, _ = attention.project(features)  # 1 H W E
     height, width = q.shape[1:3]
     windowed = c.window is not None and max(height, width) > c.window + 2 * c.halo
-    if windowed:  # windows lay their patches as if the map's sides were multiples of the stride
-        q, k = (F.pad(x, (0, 0, 0, -width % stride, 0, -height % stride)) for x in (q, k))
+    if windowed:  # windows lay their patches as if the map's sides were multiples of their stride
+        q, k = (F.pad(x, (0, 0, 0, -width % by, 0, -height % by)) for x, by in ((q, stride), (k, key_stride)))
     query_rows, query_columns = (patch_starts(length, size, stride) for length in q.shape[1:3])
     key_rows, key_columns = (patch_starts(length, size, key_stride) for length in k.shape[1:3])
     i, j = (int(np.abs(axis + size // 2 - at).argmin()) for axis, at in ((query_rows, row), (query_columns, column)))

@@ -67,6 +67,11 @@ def export(
     for path in {target, beside}:
         check_free(path, overwrite)
     network, card = load_weights(name_or_path)
+    if network.config.nonlocal_attention == "pixel" and network.config.window is None:
+        raise SynergicError(
+            f"{card.name}: expected attention in windows, got that of every pixel with all others, for whose "
+            "similarities a model has no memory; set network.window when training"
+        )
     if darktable:
         check_for_darktable(network.config, card, blind)
     model = traced(fold_batch_norm(network), card, blind)

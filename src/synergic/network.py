@@ -84,6 +84,9 @@ class SATNetConfig:
                 raise ValueError(f"{name}: expected at most {high}, got {value}")
         if not 0 < self.similarity_scale < inf:
             raise ValueError(f"similarity_scale: expected a finite number above 0, got {self.similarity_scale}")
+        bound = BOUND / self.embedding
+        if self.nonlocal_attention == "pixel" and self.similarity == "cosine" and self.similarity_scale > bound:
+            raise ValueError(f"similarity_scale: expected at most {bound:g} for pixels, got {self.similarity_scale}")
         if self.nonlocal_attention == "patch" and self.stride > self.patch_size:
             raise ValueError(f"stride: expected at most the patch_size {self.patch_size}, got {self.stride}")
         step = lcm(*self.patches[1:]) if self.nonlocal_attention else 1

@@ -16,9 +16,12 @@ from torch import Tensor
 def pad_to_grid(x: Tensor, patch_size: int, stride: int) -> Tensor:
     """A map in zeros that ceil(H / stride) x ceil(W / stride) patches cover, which ends with the last one's `extent`.
     N H W C -> N H' W' C."""
-    (top, bottom), (left, right) = (grid_padding(length, patch_size, stride) for length in x.shape[1:3])
-    rest = extent(patch_size, stride) - patch_size
-    return F.pad(x, (0, 0, left, right + rest, top, bottom + rest))
+    margins = [0, 0]
+    for length in (x.shape[2], x.shape[1]):
+        before = grid_padding(length, patch_size, stride)[0]
+        whole = (ceil(length / stride) - 1) * stride + extent(patch_size, stride)
+        margins += [before, whole - before - length]
+    return F.pad(x, margins)
 
 
 def extent(patch_size: int, stride: int) -> int:

@@ -5,8 +5,8 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,13 +27,14 @@ from synergic.config import Amount, Count, Positive, Share, Whole, read_config
 from synergic.data import Batch, Crops, read_folder, read_pairs, scaled, to_uint8
 from synergic.degradations import JPEG, CameraNoise, GaussianNoise
 from synergic.errors import SynergicError
-from synergic.files import remove_unfinished
+from synergic.files import check_folder, remove_unfinished
 from synergic.hardware import describe, pick_device, pick_precision, training_layout
 from synergic.metrics import psnr
 from synergic.muon import Muon
 from synergic.network import EDITIONS, SATNet, SATNetConfig, count_parameters
-from synergic.weights import load_weights, open_safetensors, save_tensors, save_weights
+from synergic.weights import load_weights, open_safetensors, read_header, save_tensors, save_weights
 
+ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 DEGRADATIONS: dict[Task, type[GaussianNoise | CameraNoise | JPEG]] = {
     "denoise": GaussianNoise,
     "photo": CameraNoise,
@@ -97,7 +98,7 @@ class Recipe:
     """Greatest norm of the gradient."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     """Decay of the moving average of the weights; the average is what is validated and saved."""
-    seed: Whole = 1
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 1
     """Seed of the initial weights and of every batch."""
     pairs: Path | None = None
     """Folder of degraded pictures with names of clean training pictures; a clean one that has no pair is degraded."""
@@ -117,7 +118,7 @@ class Recipe:
 def read_recipe(path: Path, changes: Mapping[str, str] | None = None) -> Recipe:
     """A recipe from TOML with changes such as {"network.depth": "4"}. Unknown keys raise SynergicError."""
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # ValueError: no TOML, or no text
         raise SynergicError(f"{path}: expected a recipe in TOML, got {error}") from None
     for key, text in (changes or {}).items():
@@ -140,9 +141,9 @@ def table_of(values: dict[str, Any], key: str, source: object) -> dict[str, Any]
 def recipe_from(values: dict[str, Any], source: object) -> Recipe:
     """A recipe from TOML's tables: the edition resolved, the degradation of the task chosen."""
     edition, task = values.pop("edition", "half"), values.get("task")
-    if edition not in EDITIONS:
+    if not isinstance(edition, str) or edition not in EDITIONS:
         raise SynergicError(f"{source}: edition: expected one of {', '.join(EDITIONS)}, got {edition!r}")
-    if task not in DEGRADATIONS:
+    if not isinstance(task, str) or task not in DEGRADATIONS:
         raise SynergicError(f"{source}: task: expected one of {', '.join(DEGRADATIONS)}, got {task!r}")
     changes = {key: None if value == "none" else value for key, value in table_of(values, "network", source).items()}
     values["network"] = read_config(SATNetConfig, asdict(EDITIONS[edition]) | changes, f"{source}: network")
@@ -205,9 +206,10 @@ def train(
             loss += part_loss.detach()
         norm = clip_grad_norm_(state.network.parameters(), recipe.clip)
         if not torch.isfinite(loss + norm):
+            saved_state = f"the last good state is {state.path}; go on from it with --resume and"
             raise SynergicError(
                 f"step {state.step}: expected a finite loss, got {loss.item()} (gradient norm {norm.item()}); "
-                f"the last good state is {state.path}; go on from it with --resume and a lower learning_rate"
+                f"{saved_state if state.path.exists() else 'start anew with'} a lower learning_rate"
             )
         for optimizer in state.optimizers:
             optimizer.step()
@@ -233,6 +235,8 @@ def train(
 
 def launch(accelerator: str, precision: torch.dtype) -> Fabric:
     """Devices, precision and processes: one process, or those that torchrun has started, on one machine or more."""
+    if accelerator not in ACCELERATORS:
+        raise SynergicError(f"accelerator: expected one of {', '.join(ACCELERATORS)}, got {accelerator!r}")
     processes, here = (int(os.environ.get(key, "1")) for key in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     fabric = Fabric(
         accelerator=accelerator,
@@ -377,6 +381,10 @@ FACTS = {
     "warm_from": int,
 }
 """What a state knows besides its tensors."""
+PLACES = ("pictures", "validation", "pairs", "validation_pairs", "workers", "accumulate")
+"""Keys of a recipe that may change while it runs: where it runs, not what it does."""
+STEERING = ("steps", "seconds", "learning_rate", "warmup", "cooldown", "clip", "validate_every")
+"""Keys that may be changed when a run goes on: how long, how fast."""
 
 
 class State:
@@ -384,10 +392,12 @@ class State:
 
     def __init__(self, recipe: Recipe, run: Path, fabric: Fabric, resume: bool, layout: torch.memory_format) -> None:
         self.recipe, self.run, self.path, self.fabric = recipe, run, run / "state.safetensors", fabric
+        check_folder(run)
         remove_unfinished(run)
-        if self.path.exists() and not resume:
+        written = [file for file in (self.path, run / "weights.safetensors", run / "log.csv") if file.exists()]
+        if written and not resume:
             raise SynergicError(
-                f"{run}: expected a new folder, got one with a training state; pass --resume or another -o"
+                f"{run}: expected a new folder, got one with {written[0].name}; pass --resume or another -o"
             )
         torch.manual_seed(recipe.seed)
         self.network = SATNet(recipe.network)
@@ -440,13 +450,15 @@ class State:
         tensors = {
             key: tensor.cpu().clone(memory_format=torch.contiguous_format) for key, tensor in self.tensors().items()
         }
-        save_tensors(self.path, tensors, {key: str(getattr(self, key)) for key in FACTS})
+        facts = {key: str(getattr(self, key)) for key in FACTS}
+        save_tensors(self.path, tensors, facts | {"row": json.dumps(self.row)})
         self.write_row()
 
     def load(self) -> None:
         """Go on from the saved state."""
         if not self.path.exists():
             raise SynergicError(f"{self.path}: expected a training state to resume, found none; start without --resume")
+        check_recipe(self.recipe, self.run, (*PLACES, *STEERING))
         with open_safetensors(self.path) as file:
             metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         try:
@@ -456,6 +468,10 @@ class State:
                 f"{self.path}: expected the state of a run of this recipe, got another's or a damaged one; "
                 "resume with the recipe that the run was started with"
             ) from None
+        self.row = json.loads(metadata.get("row", "{}"))
+        logged = [row["step"] for row in read_log(self.run)]
+        if self.row and self.fabric.is_global_zero and str(self.step) not in logged:  # killed before it was
+            self.write_row()
 
     @torch.no_grad()
     def take(self, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
@@ -508,6 +524,39 @@ class State:
             hardware=joined(self.earlier_hardware, self.hardware),
             recipe=recipe,
         )
+
+
+def check_recipe(recipe: Recipe, run: Path, free: Sequence[str]) -> None:
+    """Refuse to go on with a run of another recipe; keys that are `free` may differ."""
+    weights = run / "weights.safetensors"
+    if not weights.exists():
+        return
+    asked, found = as_json(asdict(recipe)), recipe_of(weights)
+    for table in ("network", "degradation"):
+        for of in (asked, found):
+            of |= {f"{table}.{key}": value for key, value in of.pop(table).items()}
+    for key in asked:
+        if key not in free and asked[key] != found.get(key):
+            raise SynergicError(
+                f"{run}: {key}: expected {found.get(key)!r} as it began, got {asked[key]!r}; pass another -o"
+            )
+
+
+def recipe_of(weights: Path) -> dict[str, Any]:
+    """What the weights were trained by; keys that recipes did not have yet are at their defaults."""
+    known = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+    recipe = as_json(known) | read_header(weights)[1].recipe
+    kinds = {"network": SATNetConfig, "degradation": DEGRADATIONS[recipe["task"]]}
+    return recipe | {table: as_json(asdict(kind())) | recipe[table] for table, kind in kinds.items()}
+
+
+def read_log(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's log."""
+    path = folder / "log.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def joined(earlier: str, own: str) -> str:
