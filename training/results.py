@@ -19,8 +19,8 @@ Written by `python training/results.py` from what `training/publish.py` measured
 
 Our protocol: {protocol}.
 SSIM: {ssim}.
-Seconds per megapixel are those of the machine that measured the scores, some twice as fast as others of that
-name; float32 and bfloat16 do not compare.
+Seconds per megapixel are of 1000 x 1000 pixels through tiles, a fifth of which are computed twice, on the machine that
+measured the scores; some machines are twice as fast as others of that name.
 The columns of the literature are as their authors printed them, mostly one network per level; {literature}
 
 | weights | parameters | non-local attention | seconds per megapixel | training |
@@ -39,9 +39,7 @@ def page() -> str:
     results = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))}
     words = next(iter(results["gray-denoise"]["reports"].values()))["protocol"]
     config, card = read_header(published_weights()["gray-denoise"])
-    protocol = card.protocol.replace(
-        f"attention windows {config.window}, {precision(card)}", "windows and precision below"
-    )
+    protocol = card.protocol.replace(f"attention windows {config.window}", "attention windows as below")
     parts = [INTRODUCTION.format(protocol=protocol, ssim=words["ssim"], literature=literature["note"])]
     parts += [machine_row(name, results[name]) for name in results]
     for table in literature["tables"]:
@@ -63,7 +61,7 @@ def machine_row(name: str, result: dict[str, Any]) -> str:
 
 
 def precision(card: Card) -> str:
-    """What the scores on a card were computed in: the processor's own."""
+    """What the scores on a card were computed in."""
     return next(name for name in PRECISIONS if f", {name};" in card.protocol)
 
 

@@ -47,8 +47,8 @@ def gains_from_bfloat16(device: torch.device) -> bool:
 
 
 def gains_from_nnpack(device: torch.device, precision: torch.dtype) -> bool:
-    """Are 3x3 convolutions faster by NNPACK than by oneDNN? In float32, on a processor with AVX2 and no more: twice as
-    fast there. With AVX-512 oneDNN has not been beaten."""
+    """Are 3x3 convolutions faster by NNPACK than by oneDNN? In float32, on a processor with AVX2 and no more: up to
+    twice as fast there (two threads of a Zen 3 hardly gain). With AVX-512 oneDNN has not been beaten."""
     return _multiplies_by_avx2(device, precision) and torch.backends.nnpack.is_available()
 
 

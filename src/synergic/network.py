@@ -292,7 +292,7 @@ class NonLocalAttention(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """Factor on the similarity; that of normalised pixels is kept to a bound, far above what is learnt."""
+        """Factor on the similarity; that of normalised pixels is kept to a bound: `photo` has reached it in a block."""
         scale = self.log_scale.exp()
         return scale.clamp(max=BOUND / self.config.embedding) if self._bounded else scale
 
