@@ -85,6 +85,7 @@ def test_maps_lie_in_memory_as_is_fastest_and_steps_are_the_same(
     one, other = torch.stack(losses).view(2, recipe.steps)
     assert (one - other).abs().max() < 1e-5 * one.max()
     assert training_layout(torch.device("cuda"), torch.float32) == torch.channels_last
+    assert training_layout(torch.device("mps"), torch.float32) == torch.contiguous_format
     assert training_layout(torch.device("cpu"), torch.bfloat16) == torch.channels_last
 
 

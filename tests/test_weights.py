@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import re
 import runpy
@@ -192,6 +193,19 @@ def test_a_mean_of_batch_normalised_networks_counts_the_batches_of_the_end(tmp_p
     average(str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors"), tmp_path / "mean", share=0.5)
     buffers = dict(load_weights(tmp_path / "mean" / "weights.safetensors")[0].named_buffers())
     assert {float(buffer.flatten()[0]) for buffer in buffers.values()} == {8, 11}
+
+
+def test_weights_are_a_file_as_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rights are those that the umask leaves, and it is what reaches the disk before it gets its name."""
+    synced, umask = list[int](), os.umask(0o027)
+    monkeypatch.setattr("synergic.files.os.fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    try:
+        save_weights(tmp_path / "a.safetensors", tiny_network(), tiny_card())
+    finally:
+        os.umask(umask)
+    status = (tmp_path / "a.safetensors").stat()
+    assert status.st_mode & 0o777 == 0o640
+    assert synced == [status.st_ino]
 
 
 def test_graft(tmp_path: Path) -> None:

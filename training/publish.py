@@ -79,7 +79,6 @@ def main(run: Path, data: Path, half: bool, limits: str | None) -> None:
         recipe=card.recipe | {key: Path(card.recipe[key]).name for key in ("pictures", "validation")},
     )
     save_weights(PUBLISHED / f"{card.name}.safetensors", network, measured, half=half)
-    (PUBLISHED / f"{card.name}.safetensors").chmod(0o644)
     seconds = round(seconds_per_megapixel(restorer, side=1000, rounds=2), 2)
     results = {"seconds_per_megapixel": seconds, "hardware": describe(restorer.device), "reports": reports}
     RESULTS.mkdir(exist_ok=True)

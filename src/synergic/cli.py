@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ def main() -> None:
     """Run the command. Exit code 0: all fine; 1: some files failed; 2: wrong usage; 130: interrupted, by whatever
     signal."""
     open_closed_streams()
+    if isinstance(sys.stdout, TextIOWrapper):  # a name that a code page does not hold ends no run
+        sys.stdout.reconfigure(errors="backslashreplace")
     keep_freed_memory()
     keep_to_quota()
     quieten()

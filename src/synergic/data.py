@@ -27,7 +27,7 @@ def to_colors(pixels: np.ndarray, colors: int) -> np.ndarray:
         return pixels
     if colors == 3:
         return np.repeat(pixels, 3, axis=2)
-    weights = np.array([19595, 38470, 7471])  # 0.299, 0.587, 0.114 in 16 bits of fraction
+    weights = np.array([19595, 38470, 7471], np.int64)  # 0.299, 0.587, 0.114 in 16 bits of fraction
     if pixels.dtype == np.float32:
         return (pixels @ (weights / 65536).astype(np.float32))[..., None]
     return ((pixels @ weights + 0x8000) >> 16).astype(pixels.dtype)[..., None]

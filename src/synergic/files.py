@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
@@ -71,9 +71,9 @@ def rights(mode: int) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
-    """Write a text as a whole file, in UTF-8."""
+    """Write a text as a whole file, in UTF-8, its lines ended as they are."""
     with whole_file(path, overwrite=overwrite) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", newline="")
 
 
 def check_free(path: Path, overwrite: bool) -> None:
@@ -103,9 +103,14 @@ def remove_unfinished(folder: Path) -> None:
     for path in folder.glob(".synergic-*") if isinstance(folder, Path) else ():
         if _UNFINISHED.fullmatch(path.name) is None:  # somebody's own
             continue
-        with suppress(OSError), path.open("r+b") as file:  # locked, gone meanwhile, or not ours to delete
+        with suppress(OSError), _open_to_lock(path) as file:  # locked, gone meanwhile, or not ours to delete
             _lock(file)
             path.unlink()
+
+
+def _open_to_lock(path: Path) -> AbstractContextManager[IO[Any] | int]:
+    """The file; nothing on Windows, which deletes none that is open, here or in another run."""
+    return nullcontext(-1) if fcntl is None else path.open("r+b")
 
 
 @contextmanager

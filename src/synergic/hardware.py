@@ -54,8 +54,10 @@ def gains_from_nnpack(device: torch.device, precision: torch.dtype) -> bool:
 
 def training_layout(device: torch.device, precision: torch.dtype) -> torch.memory_format:
     """How maps best lie in memory: channels-last, but not in float32 on a processor with AVX2 and no more, where a
-    convolution's weights then get their gradients in up to twice the time, and a step takes a sixth more."""
-    return torch.contiguous_format if _multiplies_by_avx2(device, precision) else torch.channels_last
+    convolution's weights then get their gradients in up to twice the time, and a step takes a sixth more; nor on
+    Apple's GPUs, where those take up to thirty times as long (PyTorch's issue 193349)."""
+    plain = device.type == "mps" or _multiplies_by_avx2(device, precision)
+    return torch.contiguous_format if plain else torch.channels_last
 
 
 def _multiplies_by_avx2(device: torch.device, precision: torch.dtype) -> bool:

@@ -282,7 +282,7 @@ class NonLocalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # N C H W -> N C H W
         attended = self.attend(*self.project(x))  # N H W E
-        return x + self.up(attended.permute(0, 3, 1, 2))
+        return x + self.up(attended.contiguous().permute(0, 3, 1, 2))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # N C H W -> Q, K, V, each N H W E
         q, k, v = self.qkv(x).permute(0, 2, 3, 1).chunk(3, 3)

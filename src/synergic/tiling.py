@@ -143,9 +143,10 @@ def turned_back(tile: np.ndarray, k: int) -> np.ndarray:
 
 def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Python's own exception, or the message of PyTorch's CPU allocator, a driver (CUDA, Apple's), one of CUDA's
-    libraries, C++, or of what cannot get its workspace: NNPACK, and oneDNN, which says no more."""
+    libraries, C++, or of what cannot get its workspace: NNPACK, and cuDNN and oneDNN, which say no more."""
     allocators = "can't allocate memory", "Cannot allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc"
-    told = (*allocators, "could not create a primitive")
+    libraries = "ALLOCATION_FAILED", "unable to find an engine", "could not create a primitive"
+    told = (*allocators, *libraries)
     return isinstance(error, MemoryError) or any(words in str(error) for words in told)
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor, nn
+from torch.multiprocessing import get_all_start_methods
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -338,8 +339,13 @@ def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Ba
         batch_size=None,
         sampler=range(step, recipe.steps),
         num_workers=recipe.workers,
-        multiprocessing_context="forkserver" if recipe.workers else None,  # the image library does not survive a fork
+        multiprocessing_context=start_method() if recipe.workers else None,
     )
+
+
+def start_method() -> str:
+    """How worker processes begin: the image library does not survive a fork, and Windows knows no server of forks."""
+    return "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 
 
 def validation_batches(recipe: Recipe, crop_size: int = 128, batch_size: int = 8, batches: int = 8) -> list[Batch]:
@@ -489,8 +495,8 @@ class State:
                 if not own:
                     raise KeyError(f"optimizer.{number}.{index}")
                 for key, moment in own.items():  # the fused AdamW needs them in the parameter's memory order
-                    if moment.shape == parameter.shape:
-                        own[key] = torch.empty_like(parameter).copy_(moment)
+                    alike = moment.shape == parameter.shape  # the rest are copied too: Windows replaces no mapped file
+                    own[key] = torch.empty_like(parameter).copy_(moment) if alike else moment.clone()
                 values["state"][index] = own
             optimizer.load_state_dict(values)
 

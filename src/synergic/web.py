@@ -86,7 +86,8 @@ def serve(listening: socket.socket, host: str, limits: Limits, ready: Callable[[
             limit_concurrency=500,
             timeout_graceful_shutdown=1,
         )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, so that all is deleted
+        for name in {"SIGTERM", "SIGBREAK"} & signal.Signals.__members__.keys():
+            signal.signal(signal.Signals[name], signal.default_int_handler)  # ends as Ctrl-C does: all is deleted
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
             signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # the terminal was closed
         ready()

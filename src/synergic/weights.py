@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from synergic.card import Card, check_file, find_weights
@@ -37,10 +37,7 @@ def save_weights(path: Path, network: SATNet, card: Card, *, half: bool = False)
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], *, overwrite: bool = True) -> None:
     """Write a safetensors file; it appears whole or not at all. Raises SynergicError."""
     with whole_file(path, overwrite=overwrite) as unfinished:
-        try:
-            save_file(tensors, unfinished, metadata)
-        except SafetensorError as error:
-            raise SynergicError(f"{path}: cannot be written: {error}; check the free space") from error
+        unfinished.write_bytes(save(tensors, metadata))  # its save_file would put another file in the place of this one
 
 
 def load_weights(name_or_path: str | Path) -> tuple[SATNet, Card]:
