@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -105,6 +106,20 @@ def test_warnings_that_help_nobody_are_kept_back(
     cli.quieten()
     assert os.environ.get("TORCH_CPP_LOG_LEVEL") == level
     monkeypatch.delenv("TORCH_CPP_LOG_LEVEL", raising=False)
+
+
+def test_without_a_word_it_says_what_there_is() -> None:
+    told = run()
+    assert told.returncode == 2 or told.stdout, "Click's older versions print the help and exit with 0"
+    assert re.search(r"^Commands:\n  ablate +The paper's", told.stdout + told.stderr, re.MULTILINE)
+
+
+def test_an_empty_name_is_no_default(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes of a variable that is not set."""
+    source = save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    code, _, err = call(capsys, monkeypatch, "restore", source, "-o", tmp_path / "out", "--weights", "")
+    assert code == 2
+    assert "expected a weights file or a published name, got neither" in err
 
 
 def test_restore_one_file_end_to_end(tmp_path: Path, make_weights: MakeWeights, random: np.random.Generator) -> None:

@@ -86,9 +86,9 @@ def test_a_kubernetes_job_restores_every_file_once(folder: Path, shell: Any) -> 
 
 def test_the_training_job_starts_torchrun_with_a_real_command(tmp_path: Path, shell: Any) -> None:
     script = DEPLOY / "train.sbatch"
-    slurm = {"SLURM_JOB_NODELIST": "node-[1-2]", "SLURM_JOB_NUM_NODES": 2, "SLURM_JOB_ID": 7}
-    torchrun, *arguments = shell("bash", script, **slurm)
-    assert torchrun == "torchrun"
+    slurm = {"SLURM_JOB_NODELIST": "node-[1-2]", "SLURM_JOB_NUM_NODES": 2, "SLURM_JOB_ID": 7, "SLURM_CPUS_PER_TASK": 16}
+    cores, torchrun, *arguments = shell("bash", script, **slurm)
+    assert (cores, torchrun) == ("--cpus-per-task=16", "torchrun"), "srun takes no cores from the job since Slurm 22.05"
     launch = parse_args(arguments)
     assert (launch.module, launch.training_script, launch.rdzv_endpoint) == (True, "synergic", "node-1:29500")
     nodes, gpus = (re.search(rf"--{key}=(\d+)", script.read_text()) for key in ("nodes", "gpus-per-node"))

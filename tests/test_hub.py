@@ -95,6 +95,10 @@ def test_weights_on_the_hub_are_named_wherever_weights_are(
     for lost in named("hub:owner/other", tmp_path / "lost"):
         with pytest.raises(SynergicError, match=line):
             lost()
+    with monkeypatch.context() as refusing:  # a proxy's answer, or a line that is cut: errors of no common class
+        refusing.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: int("407 Proxy"))
+        with pytest.raises(SynergicError, match=line.replace("other", "name")):
+            Restorer.from_pretrained("hub:owner/name")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for lost in named("hub:owner/name", tmp_path / "without"):
         with pytest.raises(SynergicError, match="^hub:owner/name: expected huggingface_hub, got no such package; pip"):

@@ -63,7 +63,7 @@ def test_gray_stored_as_rgb_is_restored_as_gray(channels: int) -> None:
 def test_photo_removes_camera_noise(photo: Restorer) -> None:
     noise = CameraNoise(shot_min=4e-3, shot_max=4e-3, clean=0)
     degraded = to_uint8(noise(to_tensor(COLOUR), Generator().manual_seed(2))[0])
-    assert psnr(degraded, COLOUR) == pytest.approx(28.49, abs=0.01)
+    assert psnr(degraded, COLOUR) == pytest.approx(28.51, abs=0.01)
     assert psnr(photo(degraded), COLOUR) == pytest.approx(32.26, abs=0.03)
 
 

@@ -85,6 +85,7 @@ def test_scores_are_sorted_by_any_column(page: Page, saved: tuple[Path, dict[str
     assert column(page, 0) == NAMES
     assert column(page, 2) == [f"{image['psnr']:.2f}" for image in report["images"]]
     assert column(page, 1)[2] == "∞"
+    assert column(page, 3)[2] == "-∞", "what had no noise has lost"
     assert page.locator("tfoot td").all_inner_texts()[::2] == ["mean", f"{report['psnr']:.2f}", f"{report['ssim']:.4f}"]
     by_psnr = [image["name"] for image in sorted(report["images"], key=lambda image: -image["psnr"])]
     assert by_psnr != NAMES

@@ -15,7 +15,7 @@ from s3fs import S3FileSystem
 
 from conftest import save
 from synergic import cli
-from synergic.batch import Options, plan_jobs, restore_files
+from synergic.batch import Options, plan_jobs, restore_files, size_of
 from synergic.errors import SynergicError
 from synergic.stores import place
 
@@ -86,6 +86,39 @@ def test_a_store_gets_what_a_folder_gets(
         plan_jobs([scans], scans)
     whole = plan_jobs([bucket], bucket / "out")
     assert sorted(str(job.source) for job in whole) == sorted(results), "what lies in the output is no input"
+
+
+def test_a_folder_goes_to_a_store_by_the_command(
+    scans: Path, bucket: Path, tmp_path: Path, make_weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = str(make_weights())
+    (bucket / "in" / "marker.png").fs.pipe_file(f"{bucket.path}/in/marker.png/", b"")  # type: ignore[attr-defined]
+    for source, target in ((tmp_path / "in", bucket / "out"), (scans, tmp_path / "here")):
+        monkeypatch.setattr(sys, "argv", ["synergic", "restore", str(source), "-o", str(target), "--weights", weights])
+        with pytest.raises(SystemExit, match="1"):  # of broken.png
+            cli.main()
+    assert sorted(contents(bucket / "out")) == ["a.png", "more/b.png", "more/c.TIF"]
+    assert contents(bucket / "out") == contents(tmp_path / "here")
+
+
+def test_a_store_that_fails_for_a_moment_costs_one_file(
+    scans: Path, bucket: Path, make_weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With errors of its own kind, which are none of the system's."""
+
+    def fails(target: Path) -> int | None:
+        if target.name == "b.png":
+            raise RuntimeError("no answer")
+        return size_of(target)
+
+    monkeypatch.setattr("synergic.batch.size_of", fails)
+    options = Options(weights=str(make_weights()))
+    results = list(restore_files(plan_jobs([scans], bucket / "out"), options, resume=True))
+    assert sorted(result["status"] for result in results) == ["failed", "failed", "restored", "restored"]
+    errors = [result["error"] for result in results if result["input"].endswith("b.png")]
+    assert errors == [
+        f"{bucket / 'out' / 'more' / 'b.png'}: cannot be reached: no answer; check the URL and the rights to it"
+    ]
 
 
 def test_workers_restore_a_store(scans: Path, bucket: Path, tmp_path: Path, make_weights: Callable[..., Path]) -> None:

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from errno import ELOOP
 from pathlib import Path
@@ -27,7 +27,7 @@ from synergic.images import (
     read_picture,
     write_picture,
 )
-from synergic.stores import check_apart, fetched, identity, real_path, stored
+from synergic.stores import check_apart, fetched, identity, reached, real_path, stored
 from synergic.tiling import Progress, is_gray
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Options:
             raise SynergicError("engine onnx: expected --weights with a model from `synergic export`, got none")
         task, machine = self.asked_task(), (self.device, self.precision, self.tile_size)
         if self.weights is not None or task is not None or machine != ("auto", "auto", None):
-            name = self.weights or weights_for(task or "photo", colors=3)
+            name = weights_for(task or "photo", colors=3) if self.weights is None else self.weights
             restorer = self.load(name)
             restorer.told_strength(self.sigma, self.quality)
             if self.task not in ("auto", restorer.card.task):
@@ -99,7 +99,9 @@ class Options:
 
     def restorer(self, picture: Picture) -> "Restorer":
         """The restorer for this picture."""
-        return self.load(self.weights or weights_for(self.task_for(picture), colors_of(picture)))
+        if self.weights is not None:
+            return self.load(self.weights)
+        return self.load(weights_for(self.task_for(picture), colors_of(picture)))
 
     def load(self, name: str) -> "Restorer":
         """A restorer by the name of its weights, loaded once."""
@@ -242,15 +244,22 @@ class Work:
     mode: int = 0o666
     """Rights of the source: a photograph that others may not read is not handed to them restored."""
 
-    def read(self, options: Options) -> None:
-        """Read the picture, unless it could not be written."""
-        if self.job.target.exists() and not self.overwrite:
-            raise SynergicError(f"{self.job.target}: exists; pass --overwrite to replace it, or --resume to skip it")
+    def read(self, options: Options, resume: bool = False) -> None:
+        """Read the picture, unless it could not be written, or with `resume` has been."""
+        target = self.job.target
+        with reached(target):
+            size = size_of(target) if resume else None
+            if size:
+                self.result["status"] = "skipped"
+                return
+            self.overwrite |= size == 0
+            if target.exists() and not self.overwrite:
+                raise SynergicError(f"{target}: exists; pass --overwrite to replace it, or --resume to skip it")
         if isinstance(self.job.source, Path) and self.job.source.exists():
             self.mode = self.job.source.stat().st_mode
         with fetched(self.job.source) as file:
             self.picture = read_picture(file, max_pixels=options.max_pixels)
-        check_writable(self.job.target, self.picture)
+        check_writable(target, self.picture)
 
     def restore(self, options: Options, progress: Progress | None) -> None:
         """Restore its pixels; alpha and metadata stay."""
@@ -321,11 +330,7 @@ def restore_files(
 
     def read(job: Job) -> Work:
         work = Work(job, {"input": str(job.source), "output": str(job.target)}, options.overwrite)
-        size = size_of(job.target) if resume else None
-        if size:
-            work.result["status"] = "skipped"
-        work.overwrite |= size == 0
-        return attempt(work, resume, work.read, options)
+        return attempt(work, resume, work.read, options, resume)
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         writing: deque[Future[Work]] = deque()
@@ -377,7 +382,10 @@ def attempt(work: Work, resume: bool, step: Callable[..., None], *arguments: Any
     try:
         step(*arguments)
     except SynergicError as error:
-        finished_elsewhere = resume and bool(size_of(work.job.target))
+        finished_elsewhere = False
+        if resume:
+            with suppress(Exception):  # a store that cannot be reached
+                finished_elsewhere = bool(size_of(work.job.target))
         work.result |= {"status": "skipped"} if finished_elsewhere else {"status": "failed", "error": str(error)}
     except OSError as error:
         name = work.job.source if error.filename is None else os.fsdecode(error.filename)

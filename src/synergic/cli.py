@@ -40,6 +40,9 @@ def main() -> None:
     try:
         sys.exit(command(standalone_mode=False))
     except click.ClickException as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since Click 8.2: the help
+            error.show()
+            sys.exit(2)
         fail(error.format_message())
     except SynergicError as error:
         fail(str(error))

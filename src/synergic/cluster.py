@@ -19,7 +19,7 @@ from synergic.batch import Job, Options, restore_files, size_of
 from synergic.card import published_weights
 from synergic.errors import SynergicError, first_line
 from synergic.files import own_folder, remove_unfinished
-from synergic.stores import place
+from synergic.stores import place, reached
 
 TRIES = 3
 """How many workers may die over a file."""
@@ -41,14 +41,19 @@ def restore_on_cluster(
     replace(options, device="cpu", loaded={}).check()  # the device is the workers'
     for folder in {job.target.parent for job in jobs}:
         remove_unfinished(folder)
-    taken = [job for job in jobs if (size_of(job.target) if resume else job.target.exists())]
-    there = set() if options.overwrite else set(taken)
+    there = set() if options.overwrite else {job for job in jobs if is_there(job, resume)}
     yield from restore_files([job for job in jobs if job in there], options, resume)
     if new := [job for job in jobs if job not in there]:
         with ray_at(address) as ray:
             yield from answers(ray, new, options)
         for folder in {job.target.parent for job in new}:  # what workers that died left
             remove_unfinished(folder)
+
+
+def is_there(job: Job, resume: bool) -> bool:
+    """Has it an output, or with `resume` one that holds something?"""
+    with reached(job.target):
+        return bool(size_of(job.target)) if resume else job.target.exists()
 
 
 def check_address(address: str) -> None:

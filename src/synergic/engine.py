@@ -127,7 +127,7 @@ class OnnxModel:
         options = runtime.SessionOptions()
         threads = os.environ.get("OMP_NUM_THREADS", "")  # as PyTorch reads it; 0: as many as there are cores
         options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
-        options.log_severity_level = 3  # errors only
+        options.log_severity_level = 4  # what ends it alone: errors are raised as well
         for name in ("height", "width") if side is not None else ():
             options.add_free_dimension_override_by_name(name, side)
         try:

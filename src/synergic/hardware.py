@@ -20,7 +20,7 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # "meta" has none
     except (RuntimeError, AssertionError):
         raise SynergicError(f"device: expected one that this machine has, got {name!r}; try auto or cpu") from None
     return device

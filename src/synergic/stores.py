@@ -57,7 +57,8 @@ def files_in(folder: "Path | UPath") -> list[Path]:
     if isinstance(folder, Path):
         return sorted(path.relative_to(folder) for path in folder.rglob("*") if is_file(path))
     with reached(folder):
-        return sorted(Path(name).relative_to(folder.path) for name in folder.fs.find(folder.path))
+        names = [name for name in folder.fs.find(folder.path) if not name.endswith("/")]  # markers of folders
+        return sorted(Path(name).relative_to(folder.path) for name in names)
 
 
 def is_file(path: Path) -> bool:
@@ -96,8 +97,9 @@ def path_inside(folder: "Path | UPath", other: "Path | UPath") -> Path | None:
 
 
 def real_path(path: Path) -> Path:
-    """Where links lead, as far as they do: one that leads to itself stays, which `Path.resolve` does not bear."""
-    return Path(os.path.realpath(path))
+    """Where links lead, as far as they do: one that leads to itself stays, which `Path.resolve` does not bear. What is
+    in an object store is where it is."""
+    return Path(os.path.realpath(path)) if isinstance(path, Path) else path
 
 
 @contextmanager
