@@ -321,9 +321,7 @@ class Desk:
 
     def _enter(self, work: Callable[[Run], None], result: str = "restored") -> Run:
         """To be called with the lock."""
-        self.line = list(
-            dropwhile(lambda run: run.future.done(), self.line)
-        )  # `network` still holds those further back
+        self.line = [*dropwhile(lambda run: run.future.done(), self.line)]  # further back `network` still holds them
         waiting = sum(not run.future.done() for run in self.line)
         if waiting >= self.limits.line or len(self.line) >= MOST_LEFT:
             raise FullError(f"line: expected at most {self.limits.line} pictures, got one more; try again later")
