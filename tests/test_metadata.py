@@ -547,8 +547,10 @@ def test_photoshops_data_in_many_segments_comes_back_in_order(tmp_path: Path) ->
     Image.fromarray(RGB).save(file, "JPEG")
     parts = [b"Photoshop 3.0\0" + of for of in (b"8BIM" + bytes(50_000), b"bytes of the first", b"caption")]
     segments = [struct.pack(">HH", 0xFFED, len(part) + 2) + part for part in parts]
-    (tmp_path / "in.jpg").write_bytes(file.getvalue()[:2] + b"".join(segments) + file.getvalue()[2:])
+    other = b"\xff\xe5\0\x06????"
+    (tmp_path / "in.jpg").write_bytes(file.getvalue()[:2] + b"".join(segments) + other + file.getvalue()[2:])
     assert said(tmp_path / "in.jpg") == ()
+    assert other not in (tmp_path / "said.jpg").read_bytes(), "a segment that nobody knows"
     written = (tmp_path / "said.jpg").read_bytes()
     assert [written.count(segment) for segment in segments] == [1, 1, 1]
     places = [written.index(segment) for segment in segments]

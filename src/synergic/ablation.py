@@ -28,7 +28,17 @@ from synergic.files import write_text
 from synergic.hardware import describe
 from synergic.network import SATNetConfig, count_parameters
 from synergic.restore import Restorer
-from synergic.train import PLACES, Recipe, check_recipe, progress, read_log, read_recipe, recipe_of, train
+from synergic.train import (
+    PLACES,
+    Recipe,
+    check_recipe,
+    differences,
+    progress,
+    read_log,
+    read_recipe,
+    recipe_of,
+    train,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -254,11 +264,8 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def check_alike(run: Path, recipe: dict[str, Any], first: dict[str, Any], varied: set[str]) -> None:
     """Refuse a run of another recipe than the first; of the network, what is `varied` may differ."""
-    one, other = ({**of, **{f"network.{key}": value for key, value in of["network"].items()}} for of in (recipe, first))
-    free = {*PLACES, "seed", "network", *(f"network.{key}" for key in varied)}
-    different = [key for key in one if key not in free and one[key] != other[key]]
-    if different:
-        raise SynergicError(f"{run}: {different[0]}: expected the same in every run, got {one[different[0]]!r}")
+    for key, got, _ in differences(recipe, first, (*PLACES, "seed", *(f"network.{key}" for key in varied))):
+        raise SynergicError(f"{run}: {key}: expected the same in every run, got {got!r}")
 
 
 def check_pictures(runs: Sequence[Path]) -> None:

@@ -213,7 +213,8 @@ _LUMA_TABLE = np.array([
 # fmt: on
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # FF 00 is a byte of the pixels, FF D0 to D7 stand among them
 _XMP_BODY, _XMP_REST = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
-_PHOTOSHOP = b"Photoshop 3.0\0"
+_CARRIED_SEGMENTS = (0xFE, b""), (0xE1, _XMP_REST), (0xED, b"Photoshop 3.0\0")
+"""Comments, long XMP, Photoshop's data: markers, and how their contents begin."""
 
 
 def jpeg_extras(path: Path, contents: bytes) -> Extras:
@@ -233,7 +234,7 @@ def jpeg_extras(path: Path, contents: bytes) -> Extras:
             tags = tags or read_tags(BytesIO(body[6:]))
         elif marker == 0xE1 and body.startswith(_XMP_BODY):
             extras.metadata.setdefault("xmp-data", body[len(_XMP_BODY) :])
-        elif marker == 0xFE or body.startswith({0xE1: _XMP_REST, 0xED: _PHOTOSHOP}.get(marker, b"?")):
+        elif any(marker == carried and body.startswith(begin) for carried, begin in _CARRIED_SEGMENTS):
             kept.append((marker, body))
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
             extras.left_out += _pictures_behind(path, body[4:])
@@ -372,9 +373,8 @@ _STRUCTURE |= {338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532, 70
 """How the pixels are stored, and what libvips carries."""
 _CARRIED = {33723, 34377}  # IPTC, Photoshop's
 _PLACES = {33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113}  # where on Earth: only of a picture as it lay
-_PIXELS = {"bits": (258, 1), "packing": (259, 1), "colour": (262, 1), "samples": (277, 1), "planes": (284, 1)}
-_PIXELS |= {"alpha": (338, 1), "kind": (339, 1)}
-"""Tags that say how pixels are stored, and what they are where they are missing."""
+_PIXELS = {"bits": 258, "packing": 259, "colour": 262, "samples": 277, "planes": 284, "alpha": 338, "kind": 339}
+"""Tags that say how pixels are stored; where one is missing, it is 1."""
 _IMAGEJ_PAGES = re.compile(rb"ImageJ=[^\0]*?\nimages=(\d{1,9})\n")
 _NAMES = {34665: "EXIF", 34853: "GPS", 33723: "IPTC", 34377: "Photoshop's data", 50838: "ImageJ's notes"}
 
@@ -391,7 +391,7 @@ def tiff_extras(path: Path, turned: bool) -> Extras:
             carried[code] = tag
         elif code not in _STRUCTURE:
             extras.left_out.append(_NAMES.get(code, f"tag {code}"))
-    of = {name: _first(tags.get(code), default) for name, (code, default) in _PIXELS.items()}
+    of = {name: _first(tags.get(code)) for name, code in _PIXELS.items()}
     if of["alpha"] == 0:
         raise SynergicError(f"{path}: expected gray or RGB with transparency, got a band that is none; remove it first")
     multiplied, floats = 338 in tags and of["alpha"] == 1, of["kind"] == 3
@@ -412,18 +412,19 @@ def tiff_extras(path: Path, turned: bool) -> Extras:
     return extras
 
 
-def _first(tag: Tag | None, default: int) -> int:
-    """The first number of a tag of bytes, shorts or longs."""
+def _first(tag: Tag | None) -> int:
+    """The first number of a tag of bytes, shorts or longs; 1 for none."""
     if tag is None or not tag.data:
-        return default
+        return 1
     return int.from_bytes(tag.data[: {1: 1, 4: 4}.get(tag.kind, 2)], "little")
 
 
 def _imagej_pages(path: Path, tags: Mapping[int, Tag], bits: int) -> int:
     """How many pictures lie one behind the other in a TIFF of ImageJ's, which names the first alone beyond 4 GB."""
     said = _IMAGEJ_PAGES.match(tags.get(270, Tag(2, b"")).data)
-    page = _first(tags.get(256), 1) * _first(tags.get(257), 1) * bits // 8
-    pages = int(said[1]) if said else 1
+    if said is None:
+        return 1
+    pages, page = int(said[1]), _first(tags.get(256)) * _first(tags.get(257)) * bits // 8
     return pages if path.stat().st_size >= pages * page else 1  # or the text has come from another file
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -532,20 +532,24 @@ class State:
         )
 
 
-def check_recipe(recipe: Recipe, run: Path, free: Sequence[str]) -> None:
+def check_recipe(recipe: Recipe, run: Path, free: Iterable[str]) -> None:
     """Refuse to go on with a run of another recipe; keys that are `free` may differ."""
     weights = run / "weights.safetensors"
     if not weights.exists():
         return
-    asked, found = as_json(asdict(recipe)), recipe_of(weights)
-    for table in ("network", "degradation"):
-        for of in (asked, found):
-            of |= {f"{table}.{key}": value for key, value in of.pop(table).items()}
-    for key in asked:
-        if key not in free and asked[key] != found.get(key):
-            raise SynergicError(
-                f"{run}: {key}: expected {found.get(key)!r} as it began, got {asked[key]!r}; pass another -o"
-            )
+    for key, asked, found in differences(as_json(asdict(recipe)), recipe_of(weights), free):
+        raise SynergicError(f"{run}: {key}: expected {found!r} as it began, got {asked!r}; pass another -o")
+
+
+def differences(recipe: dict[str, Any], other: dict[str, Any], free: Iterable[str]) -> Iterator[tuple[str, Any, Any]]:
+    """Where two recipes, as cards keep them, differ, but for keys that are `free`: key, of a table as "network.depth",
+    and both values."""
+    one, two = (
+        of | {f"{table}.{key}": value for table in ("network", "degradation") for key, value in of[table].items()}
+        for of in (recipe, other)
+    )
+    passed = {"network", "degradation", *free}
+    yield from ((key, one[key], two.get(key)) for key in one if key not in passed and one[key] != two.get(key))
 
 
 def recipe_of(weights: Path) -> dict[str, Any]:

@@ -439,6 +439,7 @@ viewer.ondblclick = (event) => {
   if (zoomed()) fit();
   else zoom(Math.max(1, scale * 2) / scale, event.clientX - box.left, event.clientY - box.top);
 };
+
 function pan(x, y) {
   left += x;
   top += y;
