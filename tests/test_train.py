@@ -1,5 +1,6 @@
 import csv
 import math
+import runpy
 import subprocess
 import sys
 import time
@@ -17,11 +18,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import synergic.train as module
-from conftest import save, tiny_recipe
+from conftest import save, tiny_card, tiny_network, tiny_recipe
 from synergic import Restorer, SynergicError
-from synergic.degradations import JPEG, GaussianNoise
+from synergic.data import Crops
+from synergic.degradations import JPEG, CameraNoise, GaussianNoise
 from synergic.hardware import training_layout
 from synergic.images import read_pixels
+from synergic.network import zeroed
 from synergic.train import (
     Recipe,
     charbonnier,
@@ -32,7 +35,7 @@ from synergic.train import (
     train,
     validation_batches,
 )
-from synergic.weights import load_weights
+from synergic.weights import load_weights, save_weights
 
 Capture = pytest.CaptureFixture[str]
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -390,6 +393,76 @@ def test_log_mse_is_decibels_of_every_crop() -> None:
     decibels = -10 / math.log(10) * log_mse(clean + error, clean).item()
     assert decibels == pytest.approx((20 + 40) / 2, abs=0.25)  # the floor takes 0.2 dB of 40
     assert log_mse(clean, clean).item() == pytest.approx(math.log(1e-5))
+
+
+def test_a_teacher_takes_the_noise_from_the_gradient() -> None:
+    clean = torch.zeros(2, 1, 4, 4)
+    restored, taught = clean + torch.tensor([0.3, 0.01]).view(2, 1, 1, 1), clean + 0.1
+    expected = (math.log(0.2**2 + 0.1**2 + 1e-5) + math.log(0.09**2 + 0.1**2 + 1e-5)) / 2
+    assert log_mse(restored, clean, taught).item() == pytest.approx(expected, rel=1e-4)
+    alike = taught.clone().requires_grad_()
+    log_mse(alike, clean, taught).backward()
+    assert alike.grad is not None
+    assert alike.grad.abs().max() == 0  # as good as its teacher, it has nothing to learn; from the clean picture it had
+    log_mse(alike, clean).backward()
+    assert alike.grad.abs().min() > 0.1
+
+
+def test_a_run_goes_where_its_teacher_is(recipe: Recipe, tmp_path: Path) -> None:
+    """This one leaves the noise as it is, which no clean picture would teach."""
+    idle = tiny_network(conditioned=False)
+    zeroed(idle.tail)
+    save_weights(tmp_path / "idle.safetensors", idle, tiny_card())
+    recipe = replace(recipe, loss="log_mse", steps=60, warmup=0, validate_every=60, learning_rate=1e-2, ema=0.5)
+    degraded, clean, strength = validation_batches(recipe)[0]
+    changed = dict[str, float]()
+    for name, teacher in (("clean", None), ("taught", str(tmp_path / "idle.safetensors"))):
+        train(replace(recipe, teacher=teacher), tmp_path / name, accelerator="cpu")
+        network, card = load_weights(tmp_path / name / "weights.safetensors")
+        assert card.recipe["teacher"] == teacher
+        with torch.no_grad():
+            changed[name] = (network(degraded, strength) - degraded).square().mean().sqrt().item()
+    noise = (degraded - clean).square().mean().sqrt().item()
+    assert changed["taught"] < 0.25 * noise
+    assert changed["clean"] > 0.5 * noise
+
+
+@pytest.mark.parametrize(
+    ("changes", "colors", "message"),
+    [
+        ({"loss": "charbonnier"}, 1, "loss: expected 'log_mse' with the teacher .*, got 'charbonnier'"),
+        ({"task": "photo", "degradation": CameraNoise()}, 1, "task: expected 'denoise' with the teacher"),
+        ({}, 3, "network.colors: expected 3 with the teacher"),
+    ],
+)
+def test_teachers_that_cannot_teach(
+    recipe: Recipe, tmp_path: Path, changes: dict[str, object], colors: int, message: str
+) -> None:
+    save_weights(tmp_path / "teacher.safetensors", tiny_network(colors), tiny_card())
+    recipe = replace(recipe, teacher=str(tmp_path / "teacher.safetensors"), loss="log_mse")
+    with pytest.raises(SynergicError, match=message):
+        train(replace(recipe, **changes), tmp_path / "run", accelerator="cpu")  # type: ignore[arg-type]
+    assert not (tmp_path / "run" / "log.csv").exists()
+
+
+def test_share_of_signal_in_gradients(
+    recipe: Recipe, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it where every batch is the same; the rest is what batches differ in."""
+    save_weights(tmp_path / "a.safetensors", tiny_network(), tiny_card())
+    gradients = runpy.run_path(str(RECIPES.parent / "training" / "gradients.py"))["main"]
+    cosines = []
+    for step in (None, 1):
+        if step is not None:
+            monkeypatch.setattr(Crops, "__getitem__", lambda crops, _, own=Crops.__getitem__: own(crops, 1))
+        for teacher in (None, str(tmp_path / "a.safetensors")):
+            gradients(recipe, str(tmp_path / "a.safetensors"), teacher, 7)
+            cosines.append(float(capsys.readouterr().out.split("cosine ")[1].split(",")[0]))
+    own, taught, alone, by_view = cosines
+    assert alone == 1
+    assert 0.1 < own < 0.99
+    assert taught < 0.99
+    assert taught < by_view < 1, "its own views differ, on one batch as well"
 
 
 @pytest.mark.parametrize(("loss", "least", "most"), [("log_mse", -7, -3), ("mse", 0.001, 0.05), ("l1", 0.03, 0.2)])

@@ -6,7 +6,7 @@ import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from conftest import tiny_card, tiny_network
 from synergic.card import published_weights
 from synergic.errors import SynergicError
+from synergic.network import zeroed
 from synergic.weights import load_weights, read_header, save_weights
 
 MakeWeights = Callable[..., Path]
@@ -226,3 +227,24 @@ def test_graft(tmp_path: Path) -> None:
     values = {name: set(parameter.unique().tolist()) for name, parameter in both.named_parameters()}
     assert {name for name, held in values.items() if held == {5.0}} == {name for name in values if "nonlocal" in name}
     assert all(held <= {1.0, 5.0} for held in values.values())
+
+
+def test_shorten(tmp_path: Path) -> None:
+    """What is left out changed nothing here, so that the shorter network restores as the longer one does."""
+    network = tiny_network(blocks=3, depth=2, nonlocal_attention="pixel", window=16, halo=4)
+    residual = [f"blocks.{i}.extraction.{j}.conv2" for i, j in ((0, 1), (1, 0), (1, 1), (2, 0))]
+    for name in (*residual, "blocks.1.local_attention.up", "blocks.1.nonlocal_attention.up"):
+        zeroed(cast(torch.nn.Conv2d, network.get_submodule(name)))
+    save_weights(tmp_path / "long.safetensors", network, tiny_card())
+    shorten = runpy.run_path(str(TRAINING / "shorten.py"))["main"]
+    shorten(str(tmp_path / "long.safetensors"), tmp_path / "short", ["0:0.0", "2:2.1"])
+    shorter, card = load_weights(tmp_path / "short" / "weights.safetensors")
+    assert card == tiny_card()
+    assert shorter.config == replace(network.config, blocks=2, depth=1)
+    degraded, strength = torch.rand(1, 1, 40, 32), torch.tensor([0.1])
+    with torch.no_grad():
+        restored = network(degraded, strength)
+        assert (restored - degraded).abs().max() > 0.01
+        assert torch.allclose(shorter(degraded, strength), restored, atol=1e-6)
+    with pytest.raises(ValueError, match=r"as many layers in every block, got \[1, 2\]"):
+        shorten(str(tmp_path / "long.safetensors"), tmp_path / "short", ["0:0.0", "2:2.0,2.1"])

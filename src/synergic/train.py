@@ -33,6 +33,7 @@ from synergic.hardware import describe, pick_device, pick_precision, training_la
 from synergic.metrics import psnr
 from synergic.muon import Muon
 from synergic.network import EDITIONS, SATNet, SATNetConfig, count_parameters
+from synergic.restore import turned, turned_back
 from synergic.weights import load_weights, open_safetensors, read_header, save_tensors, save_weights
 
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
@@ -85,6 +86,10 @@ class Recipe:
     """Parts that each process computes one after another: memory falls, the step stays the same."""
     loss: Literal["charbonnier", "l1", "mse", "log_mse"] = "charbonnier"
     """charbonnier learns fast; log_mse is what is measured, every crop's decibels alike, for a run that goes on."""
+    teacher: str | None = None
+    """Published weights, a weights file or hub:owner/name that restore every crop as well; with log_mse. The network
+    is drawn to what they restore: most of what the clean picture would add is noise that no network can know of, and
+    small batches do not average it away. A teacher is as good as its ensemble of 8 views; a network may be its own."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon steps the weight matrices of the blocks, AdamW the rest; adamw steps all."""
     learning_rate: Positive = 1.5e-3
@@ -201,8 +206,9 @@ def train(
         loss = torch.zeros((), device=fabric.device)
         for part, (degraded, clean, strength) in enumerate(parts(fabric.to_device(batch), recipe.accumulate), 1):
             with fabric.no_backward_sync(state.model, enabled=part < recipe.accumulate):
-                restored = state.model(degraded, strength if recipe.network.conditioned else None)
-                part_loss = LOSSES[recipe.loss](restored.float(), clean) / recipe.accumulate
+                restored = state.model(degraded, strength if recipe.network.conditioned else None).float()
+                taught = state.taught(degraded, strength)
+                part_loss = LOSSES[recipe.loss](restored, clean, *taught) / recipe.accumulate
                 fabric.backward(part_loss)
             loss += part_loss.detach()
         norm = clip_grad_norm_(state.network.parameters(), recipe.clip)
@@ -307,9 +313,22 @@ def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tenso
     return (restored - clean).square().add(epsilon**2).sqrt().mean()
 
 
-def log_mse(restored: Tensor, clean: Tensor, floor: float = 1e-5) -> Tensor:
-    """Mean over the crops of log(mean squared error + floor): PSNR itself, up to 50 dB."""
-    return (restored - clean).square().flatten(1).mean(1).add(floor).log().mean()
+def log_mse(restored: Tensor, clean: Tensor, taught: Tensor | None = None, *, floor: float = 1e-5) -> Tensor:
+    """Mean over the crops of log(mean squared error + floor): PSNR itself, up to 50 dB.
+
+    With what a teacher restored, the error is that against the teacher plus the teacher's own: the same in the mean,
+    if the teacher is the best guess (their product's mean is zero then), with far less noise in the gradient.
+    """
+    if taught is None:
+        error = mse_of_crops(restored, clean)
+    else:
+        error = mse_of_crops(restored, taught) + mse_of_crops(taught, clean)
+    return error.add(floor).log().mean()
+
+
+def mse_of_crops(x: Tensor, y: Tensor) -> Tensor:
+    """Mean squared difference of each crop: N C H W each -> N."""
+    return (x - y).square().flatten(1).mean(1)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -318,6 +337,13 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": F.mse_loss,
     "log_mse": log_mse,
 }
+
+
+def teach(teacher: SATNet, degraded: Tensor, strength: Tensor, view: int) -> Tensor:  # N C H W and N -> N C H W
+    """What a teacher restores of a view of the crops, turned back. Over the eight views the mean is that of its
+    ensemble, which is better than it is."""
+    restored = teacher(turned(degraded, view), strength if teacher.config.conditioned else None)
+    return turned_back(restored, view).float()
 
 
 def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Batch]:
@@ -415,6 +441,7 @@ class State:
         for norm in (module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)):
             norm.train(not recipe.frozen_norm)
         self.network.to(fabric.device, memory_format=layout)  # type: ignore[call-overload]
+        self.teacher = None if recipe.teacher is None else read_teacher(recipe, recipe.teacher).to(fabric.device)
         ema = get_ema_multi_avg_fn(recipe.ema)
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True)
         self.model, *self.optimizers = fabric.setup(self.network, *optimizers(self.network, recipe))
@@ -422,6 +449,14 @@ class State:
         self.length, self.warm_from = length(recipe), 0
         if resume:
             self.load()
+
+    @torch.no_grad()
+    def taught(self, degraded: Tensor, strength: Tensor) -> list[Tensor]:  # N C H W and N -> N C H W
+        """What the teacher restores; nothing without one."""
+        if self.teacher is None:
+            return []
+        with self.fabric.autocast():
+            return [teach(self.teacher, degraded, strength, view=self.step % 8)]
 
     @property
     def averaged(self) -> SATNet:
@@ -567,6 +602,17 @@ def read_log(folder: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def read_teacher(recipe: Recipe, teacher: str) -> SATNet:
+    """The network that teaches; raises SynergicError for one that cannot, or a loss that does not listen."""
+    network, card = load_weights(teacher)
+    asked = {"loss": "log_mse", "task": card.task, "network.colors": network.config.colors}
+    own = {"loss": recipe.loss, "task": recipe.task, "network.colors": recipe.network.colors}
+    for key, value in asked.items():
+        if own[key] != value:
+            raise SynergicError(f"{key}: expected {value!r} with the teacher {teacher}, got {own[key]!r}")
+    return network
 
 
 def joined(earlier: str, own: str) -> str:
