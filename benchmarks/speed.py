@@ -55,6 +55,8 @@ KIND = str(PRECISION).removeprefix("torch.")
 CONVOLUTIONS = f"convolutions alone, {KIND}"
 PATCHES = replace(HALF, nonlocal_attention="patch", window=networks.WINDOW, halo=8)
 """The half edition with the paper's attention."""
+FAST = replace(HALF, blocks=3, depth=2)
+"""The network of gray-denoise-fast."""
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Degraded float32 H W 1 -> restored."""
@@ -74,13 +76,15 @@ class Contestant:
 
 def contestants() -> dict[str, Contestant]:
     """Ours, the same in the textbook's form, DnCNN, the classical ones."""
-    half, patches, basic, enhanced = (
-        partial(networks.satnet_flop, config) for config in (HALF, PATCHES, BASIC, ENHANCED)
+    half, fast, patches, basic, enhanced = (
+        partial(networks.satnet_flop, config) for config in (HALF, FAST, PATCHES, BASIC, ENHANCED)
     )
     measured = float("nan")
     return {
-        "gray-denoise, through tiles": Contestant(restorer, half, measured),
-        "gray-denoise, bare network": Contestant(bare, half),
+        "gray-denoise, through tiles": Contestant(partial(restorer, "gray-denoise"), half, measured),
+        "gray-denoise, bare network": Contestant(partial(bare, "gray-denoise"), half),
+        "gray-denoise-fast, through tiles": Contestant(partial(restorer, "gray-denoise-fast"), fast, measured),
+        "gray-denoise-fast, bare network": Contestant(partial(bare, "gray-denoise-fast"), fast),
         "ONNX Runtime, float32, through tiles": Contestant(onnx_runtime, half, measured),
         "ONNX Runtime, convolutions in int8, through tiles": Contestant(int8, half, measured),
         **({"OpenVINO, through tiles": Contestant(openvino, half, measured)} if find_spec("openvino") else {}),
@@ -101,14 +105,14 @@ def contestants() -> dict[str, Contestant]:
     }
 
 
-def restorer() -> Run:
-    """The shipped weights as a user runs them."""
-    return partial(Restorer.from_pretrained("gray-denoise", device="cpu"), sigma=SIGMA)
+def restorer(weights: str) -> Run:
+    """Shipped weights as a user runs them."""
+    return partial(Restorer.from_pretrained(weights, device="cpu"), sigma=SIGMA)
 
 
-def bare() -> Run:
+def bare(weights: str) -> Run:
     """The same without tiles and blending."""
-    shipped = Restorer.from_pretrained("gray-denoise", device="cpu")
+    shipped = Restorer.from_pretrained(weights, device="cpu")
     return lambda picture: shipped.tensor(to_tensor(picture)[None], sigma=SIGMA)[0, 0].numpy()[..., None]
 
 

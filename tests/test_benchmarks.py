@@ -16,7 +16,7 @@ SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 
 
 def test_speed_writes_its_figures(tmp_path: Path) -> None:
-    options = ["--only", "bare network", "--sizes", "64", "--rounds", "1", "-o", str(tmp_path)]
+    options = ["--only", "gray-denoise, bare", "--sizes", "64", "--rounds", "1", "-o", str(tmp_path)]
     subprocess.run([sys.executable, str(SPEED), *options], check=True)
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     kind = "bfloat16" if gains_from_bfloat16(torch.device("cpu")) else "float32"

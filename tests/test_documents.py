@@ -43,8 +43,8 @@ SHOWN = {
 """Every command of a document, those within sentences last."""
 KINDS = {
     "commands": r"(\w+=\S+ )*(synergic|torchrun) ",
-    "scripts": r"python (training/(similarity|held_out|color_jpeg|camera_noise|average|graft)|examples/deblur)\.py ",
-    "long scripts": r"(\w+=\S+ )*python (tests|benchmarks)/\w+\.py ",
+    "scripts": r"python (examples/deblur|training/(?!gradients|results|publish)\w+)\.py ",
+    "long scripts": r"(\w+=\S+ )*python ((tests|benchmarks)/\w+|training/gradients)\.py ",
     "make": r"make (demo|docs|test|lock|audit)$",
     "curl": r"curl ",  # tests/test_web.py runs them
     "results": r"python training/results\.py$",  # it would write its page; tests/test_project.py compares the two
@@ -61,6 +61,7 @@ PARSED = {
     "speed": "test_benchmarks",
     "floor": "test_benchmarks",
     "accelerator": "test_benchmarks",
+    "gradients": "test_train",
 }
 """Long scripts, and the tests that run their short forms."""
 

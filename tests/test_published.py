@@ -43,6 +43,13 @@ def test_gray_denoise(denoiser: Restorer, sigma: float, told: bool, figure: floa
     assert psnr(to_uint8(to_tensor(restored)), GRAY) == pytest.approx(figure, abs=0.03)
 
 
+@pytest.mark.parametrize(("edition", "figure"), [("fast", 29.87), ("basic", 29.85), ("enhanced", 29.85)])
+def test_other_networks_for_gray_noise(edition: str, figure: float) -> None:
+    noisy = add_gaussian_noise(to_tensor(GRAY), 25, Generator().manual_seed(0)).permute(1, 2, 0).numpy()
+    restored = Restorer.from_pretrained(f"gray-denoise-{edition}", device="cpu")(noisy, sigma=25)
+    assert psnr(to_uint8(to_tensor(restored)), GRAY) == pytest.approx(figure, abs=0.03)
+
+
 @pytest.mark.parametrize(("sigma", "figure", "channel_by_channel"), [(15, 35.58, 33.86), (50, 30.14, 28.28)])
 def test_color_denoise(denoiser: Restorer, sigma: float, figure: float, channel_by_channel: float) -> None:
     noisy = add_gaussian_noise(to_tensor(COLOUR), sigma, Generator().manual_seed(0)).permute(1, 2, 0).numpy()

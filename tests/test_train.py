@@ -1,5 +1,6 @@
 import csv
 import math
+import re
 import runpy
 import subprocess
 import sys
@@ -445,24 +446,26 @@ def test_teachers_that_cannot_teach(
     assert not (tmp_path / "run" / "log.csv").exists()
 
 
-def test_share_of_signal_in_gradients(
+def test_signal_and_noise_of_gradients(
     recipe: Recipe, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of it where every batch is the same; the rest is what batches differ in."""
+    """One batch again and again has no noise, unless a teacher sees other views of it."""
     save_weights(tmp_path / "a.safetensors", tiny_network(), tiny_card())
     gradients = runpy.run_path(str(RECIPES.parent / "training" / "gradients.py"))["main"]
-    cosines = []
-    for step in (None, 1):
-        if step is not None:
+    found = []
+    for one_batch in (False, True):
+        if one_batch:
             monkeypatch.setattr(Crops, "__getitem__", lambda crops, _, own=Crops.__getitem__: own(crops, 1))
         for teacher in (None, str(tmp_path / "a.safetensors")):
-            gradients(recipe, str(tmp_path / "a.safetensors"), teacher, 7)
-            cosines.append(float(capsys.readouterr().out.split("cosine ")[1].split(",")[0]))
-    own, taught, alone, by_view = cosines
-    assert alone == 1
-    assert 0.1 < own < 0.99
-    assert taught < 0.99
-    assert taught < by_view < 1, "its own views differ, on one batch as well"
+            gradients(recipe, str(tmp_path / "a.safetensors"), teacher, 8)
+            told = re.search(r"signal ([\d.]+), noise ([\d.]+), 8 batches", capsys.readouterr().out)
+            assert told is not None
+            found.append((float(told[1]), float(told[2])))
+    (signal, noise), (_, taught), (alone, none), (_, by_views) = found
+    assert noise > 0.1 * signal
+    assert none == 0
+    assert alone == pytest.approx((signal**2 + noise**2) ** 0.5, rel=0.5), "one gradient is signal and noise"
+    assert 0 < by_views < taught
 
 
 @pytest.mark.parametrize(("loss", "least", "most"), [("log_mse", -7, -3), ("mse", 0.001, 0.05), ("l1", 0.03, 0.2)])

@@ -1,9 +1,8 @@
-"""How much of a step's gradient is signal: `python training/gradients.py RECIPE WEIGHTS PICTURES [--teacher WEIGHTS]`.
+"""Noise in a step's gradient: `python training/gradients.py RECIPE WEIGHTS PICTURES [--teacher WEIGHTS]`.
 
-The gradient of one batch is what all pictures have in common plus the noise of its own. Between two batches only the
-former agrees: the mean cosine between their gradients, over the weights of the 3x3 convolutions in the blocks, is its
-share of a gradient's square. With a share s, 1/s - 1 batches' gradients are as much signal as noise in their mean
-(McCandlish et al., "An empirical model of large-batch training", 2018, arXiv 1812.06162).
+The gradient of one batch is what all batches have in common, the signal, and what they differ in, the noise, whose
+square falls with the number of crops (McCandlish et al., "An empirical model of large-batch training", 2018, arXiv
+1812.06162). Where a run has ended there is no signal left of the loss that it had.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from synergic.weights import load_weights
 
 
 def main(recipe: Recipe, weights: str, teacher: str | None, batches: int) -> None:
-    """Print the mean cosine and the gradients' mean norm, with the loss `log_mse`, as the network restores."""
+    """Print both norms, with the loss `log_mse`, over the weights of the 3x3 convolutions in the blocks."""
     network = load_weights(weights)[0].requires_grad_()
     guide = None if teacher is None else load_weights(teacher)[0]
     crops = Crops(
@@ -32,15 +31,14 @@ def main(recipe: Recipe, weights: str, teacher: str | None, batches: int) -> Non
         patterns=recipe.patterns,
     )
     gradients = torch.stack([gradient(network, guide, crops, step) for step in range(1, batches + 1)])
-    norms = gradients.norm(dim=1)
-    directions = gradients / norms[:, None]
-    cosines = directions @ directions.T
-    mean = (cosines.sum() - batches) / (batches * (batches - 1))
-    print(f"{weights}, {teacher or 'no teacher'}: cosine {mean:.3f}, norm {norms.mean():.3f}, {batches} batches")
+    mean = gradients.mean(0)
+    noise = (gradients - mean).square().sum().div(batches - 1).sqrt()
+    signal = (mean.square().sum() - noise.square() / batches).clamp(min=0).sqrt()  # the mean holds noise as well
+    print(f"{weights}, {teacher or 'no teacher'}: signal {signal:.3f}, noise {noise:.3f}, {batches} batches")
 
 
 def gradient(network: SATNet, teacher: SATNet | None, crops: Crops, step: int) -> Tensor:
-    """Of all 3x3 convolutions in the blocks, in one row, in bfloat16's autocast."""
+    """Of all 3x3 convolutions in the blocks, in one row, computed in bfloat16."""
     degraded, clean, strength = crops[step]
     network.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
@@ -58,7 +56,7 @@ if __name__ == "__main__":
     parser.add_argument("weights", help="Published weights by name, or a weights file.")
     parser.add_argument("pictures", type=Path, help="Those that the weights were trained on: others have a signal too.")
     parser.add_argument("--teacher")
-    parser.add_argument("--batches", type=int, default=14, help="A multiple of 7: the eighth view is the crop itself.")
+    parser.add_argument("--batches", type=int, default=16, help="As many views does the teacher see, at most 8.")
     arguments = parser.parse_args()
     keep_freed_memory()
     changes = {"pictures": str(arguments.pictures)}

@@ -42,7 +42,7 @@ def blind(benchmarks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 GRAY_NOISE = noise("Set12", "BSD68") | blind(noise("Set12"))
 BENCHMARKS = {
-    **dict.fromkeys(("gray-denoise", "gray-denoise-basic", "gray-denoise-enhanced"), GRAY_NOISE),
+    **{f"gray-denoise{edition}": GRAY_NOISE for edition in ("", "-fast", "-basic", "-enhanced")},
     "color-denoise": noise("CBSD68"),
     "gray-jpeg": jpeg(Classic5="classic5", LIVE1="live1_luma") | blind(jpeg(Classic5="classic5")),
     "color-jpeg": jpeg(LIVE1="live1"),

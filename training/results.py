@@ -53,7 +53,8 @@ def page() -> str:
 def machine_row(name: str, result: dict[str, Any]) -> str:
     """One row of the first table."""
     config, card = read_header(published_weights()[name])
-    training = f"{card.steps:,} steps, {card.seconds / 3600:.1f} h on {card.hardware}"
+    taught = f", taught by {card.recipe['teacher']}" if card.recipe.get("teacher") else ""
+    training = f"{card.steps:,} steps, {card.seconds / 3600:.1f} h on {card.hardware}{taught}"
     speed = f"{result['seconds_per_megapixel']:.1f} ({result['hardware']}, {precision(card)})"
     compared = f"patches of {config.patch_size}" if config.nonlocal_attention == "patch" else "pixels"
     attention = f"{compared}, windows of {config.window}"
