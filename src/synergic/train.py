@@ -89,7 +89,7 @@ class Recipe:
     teacher: str | None = None
     """Published weights, a weights file or hub:owner/name that restore every crop as well; with log_mse. The network
     is drawn to what they restore: most of what the clean picture would add is noise that no network can know of, and
-    small batches do not average it away. A teacher is as good as its ensemble of 8 views; a network may be its own."""
+    small batches do not average it away. A teacher is as good as its ensemble of 8 views, all of which it sees."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon steps the weight matrices of the blocks, AdamW the rest; adamw steps all."""
     learning_rate: Positive = 1.5e-3
