@@ -14,7 +14,7 @@ from torch import Tensor
 from synergic.cli import keep_freed_memory
 from synergic.data import Crops
 from synergic.network import SATNet
-from synergic.train import Recipe, log_mse, read_pictures, read_recipe, teach
+from synergic.train import Recipe, log_mse, read_recipe, teach, training_crops
 from synergic.weights import load_weights
 
 
@@ -22,14 +22,7 @@ def main(recipe: Recipe, weights: str, teacher: str | None, batches: int) -> Non
     """Print both norms, with the loss `log_mse`, over the weights of the 3x3 convolutions in the blocks."""
     network = load_weights(weights)[0].requires_grad_()
     guide = None if teacher is None else load_weights(teacher)[0]
-    crops = Crops(
-        read_pictures(recipe.pictures, recipe),
-        recipe.degradation,
-        crop_size=recipe.crop_size,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        patterns=recipe.patterns,
-    )
+    crops = training_crops(recipe)
     gradients = torch.stack([gradient(network, guide, crops, step) for step in range(1, batches + 1)])
     mean = gradients.mean(0)
     noise = (gradients - mean).square().sum().div(batches - 1).sqrt()

@@ -348,7 +348,19 @@ def teach(teacher: SATNet, degraded: Tensor, strength: Tensor, view: int) -> Ten
 
 def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Batch]:
     """Batches from `step` on; this process's share of each."""
-    crops = Crops(
+    crops = training_crops(recipe, fabric.global_rank, fabric.world_size)
+    return DataLoader(
+        crops,
+        batch_size=None,
+        sampler=range(step, recipe.steps),
+        num_workers=recipe.workers,
+        multiprocessing_context=start_method() if recipe.workers else None,
+    )
+
+
+def training_crops(recipe: Recipe, rank: int = 0, world_size: int = 1) -> Crops:
+    """What a recipe trains on, batch by batch: the share of one of so many processes."""
+    return Crops(
         read_pictures(recipe.pictures, recipe, recipe.pairs),
         recipe.degradation,
         crop_size=recipe.crop_size,
@@ -357,15 +369,8 @@ def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Ba
         patterns=recipe.patterns,
         sharpened=recipe.sharpened,
         gray=recipe.gray,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
-    return DataLoader(
-        crops,
-        batch_size=None,
-        sampler=range(step, recipe.steps),
-        num_workers=recipe.workers,
-        multiprocessing_context=start_method() if recipe.workers else None,
+        rank=rank,
+        world_size=world_size,
     )
 
 
@@ -441,7 +446,9 @@ class State:
         for norm in (module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)):
             norm.train(not recipe.frozen_norm)
         self.network.to(fabric.device, memory_format=layout)  # type: ignore[call-overload]
-        self.teacher = None if recipe.teacher is None else read_teacher(recipe, recipe.teacher).to(fabric.device)
+        self.teacher = None if recipe.teacher is None else read_teacher(recipe, recipe.teacher)
+        if self.teacher is not None:
+            self.teacher.to(fabric.device, memory_format=layout)  # type: ignore[call-overload]
         ema = get_ema_multi_avg_fn(recipe.ema)
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True)
         self.model, *self.optimizers = fabric.setup(self.network, *optimizers(self.network, recipe))
