@@ -324,10 +324,20 @@ def test_weights_lists_every_published_file(
     assert "denoise-1-True: denoise" in call(capsys, monkeypatch, "weights")[1]
 
 
-def test_serve_without_its_extra_says_what_to_install(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "synergic.web", raising=False)
-    monkeypatch.delattr("synergic.web", raising=False)
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    code, out, err = call(capsys, monkeypatch, "serve")
+@pytest.mark.parametrize(
+    ("arguments", "module", "package", "extra"),
+    [
+        (["serve"], "web", "uvicorn", "serve"),
+        (["train", "recipe.toml", "-o", "run"], "train", "lightning_fabric", "train"),
+        (["ablate", "recipe.toml", "-o", "runs"], "ablation", "filelock", "train"),
+    ],
+)
+def test_without_its_extra_a_command_says_what_to_install(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, arguments: list[str], module: str, package: str, extra: str
+) -> None:
+    monkeypatch.delitem(sys.modules, f"synergic.{module}", raising=False)
+    monkeypatch.delattr(f"synergic.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    code, out, err = call(capsys, monkeypatch, *arguments)
     assert (code, out) == (2, "")
-    assert err == "synergic: serve: expected uvicorn, got none; run pip install 'synergic[serve]'\n"
+    assert err == f"synergic: {arguments[0]}: expected {package}, got none; run pip install 'synergic[{extra}]'\n"

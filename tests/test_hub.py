@@ -101,7 +101,7 @@ def test_weights_on_the_hub_are_named_wherever_weights_are(
             Restorer.from_pretrained("hub:owner/name")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for lost in named("hub:owner/name", tmp_path / "without"):
-        with pytest.raises(SynergicError, match="^hub:owner/name: expected huggingface_hub, got no such package; pip"):
+        with pytest.raises(SynergicError, match="^hub:owner/name: expected huggingface_hub, got none; run pip"):
             lost()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Literal
 
-from synergic.errors import SynergicError, first_line
+from synergic.errors import SynergicError, first_line, needs
 
 Task = Literal["denoise", "photo", "jpeg"]
 
@@ -109,12 +109,8 @@ def find_weights(name_or_path: str | Path) -> Path:
 
 def weights_from_hub(name: str) -> Path:
     """The weights file of "hub:owner/name", downloaded once. "hub:owner/name@revision": of a branch, tag or commit."""
-    try:
+    with needs("hub", name):
         from huggingface_hub import hf_hub_download
-    except ModuleNotFoundError as error:
-        raise SynergicError(
-            f"{name}: expected {error.name}, got no such package; pip install 'synergic[hub]'"
-        ) from None
     repository, _, revision = name.removeprefix(HUB).partition("@")
     try:
         return Path(hf_hub_download(repository, HUB_FILE, revision=revision or None))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synergic.errors import SynergicError
+from synergic.errors import SynergicError, needs
 from synergic.processor import CPUINFO, cpu_flags
 
 if TYPE_CHECKING:
@@ -206,17 +206,13 @@ def restored_on_cluster(
     from synergic.cluster import restore_on_cluster
 
     results = restore_on_cluster(jobs, options, address, resume)
-    try:
+    with needs("cluster", "--cluster"):
         while True:
             with interruptions.let_in():
                 result = next(results, None)
             if result is None:
                 return
             yield result
-    except ModuleNotFoundError as error:
-        raise SynergicError(
-            f"--cluster: expected {error.name}, got none; run pip install 'synergic[cluster]'"
-        ) from None
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -456,7 +452,8 @@ def compare(
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True, help="auto: bfloat16 where fast.")
 def train(recipe: Path, run: Path, changes: tuple[str, ...], **asked: Any) -> None:
     """Train a network by a recipe: weights, log and resumable state go to the run's folder."""
-    from synergic.train import read_recipe, train
+    with needs("train", "train"):
+        from synergic.train import read_recipe, train
 
     train(read_recipe(recipe, parse_changes(changes)), run, **asked)
 
@@ -490,7 +487,8 @@ def ablate(
     **levels: tuple[float, ...],
 ) -> None:
     """The paper's ablation: train every row from several seeds, evaluate, compare. Run it again to go on."""
-    from synergic.ablation import ROWS, ablate, plan, protocols, write_results
+    with needs("train", "ablate"):
+        from synergic.ablation import ROWS, ablate, plan, protocols, write_results
     from synergic.figures import check_figure
 
     check_figure(folder / "curves.png", overwrite=True)
@@ -520,10 +518,8 @@ def export(name: str, target: Path, program: str | None, blind: bool, overwrite:
         save_state_dict(target, *load_weights(name), overwrite=overwrite)
         click.echo(f"{target}: written")
         return
-    try:
+    with needs("onnx", "export"):
         from synergic.export import export
-    except ModuleNotFoundError as error:
-        raise SynergicError(f"export: expected {error.name}, got none; run pip install 'synergic[onnx]'") from None
     errors = export(name, target, darktable=program == "darktable", blind=blind, overwrite=overwrite)
     for (height, width), relative in errors.items():
         click.echo(f"{width} x {height} pixels: relative error {relative:.1e}")
@@ -540,15 +536,14 @@ def export(name: str, target: Path, program: str | None, blind: bool, overwrite:
 def serve(host: str, port: int, **limits: Any) -> None:
     """The page in the browser: drop a picture, compare, download. Ctrl-C ends it."""
     try:
-        from synergic import web
-        from synergic.desk import Limits
+        with needs("serve", "serve"):
+            from synergic import web
+            from synergic.desk import Limits
 
-        with web.listen(host, port) as listening:
-            if not web.is_private(listening):
-                click.echo(f"synergic: warning: everyone who reaches {host} can use it; see SECURITY.md", err=True)
-            address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-            web.serve(listening, host, Limits(**limits), lambda: click.echo(f"{address} is ready; Ctrl-C ends it"))
-    except ModuleNotFoundError as error:
-        raise SynergicError(f"serve: expected {error.name}, got none; run pip install 'synergic[serve]'") from None
+            with web.listen(host, port) as listening:
+                if not web.is_private(listening):
+                    click.echo(f"synergic: warning: everyone who reaches {host} can use it; see SECURITY.md", err=True)
+                address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+                web.serve(listening, host, Limits(**limits), lambda: click.echo(f"{address} is ready; Ctrl-C ends it"))
     except KeyboardInterrupt:
         click.echo(err=True)  # ends the terminal's ^C

@@ -13,7 +13,7 @@ import numpy as np
 
 from synergic.card import Card, check_file, told_strength
 from synergic.config import read_config
-from synergic.errors import SynergicError
+from synergic.errors import SynergicError, needs
 from synergic.tiling import TILE_SIZE, Progress, check_tile_size, restore_picture
 
 FORMAT = "synergic-onnx-1"
@@ -163,7 +163,5 @@ def _parts(message: Any) -> Iterator[Any]:
 
 def require(*names: str) -> list[Any]:
     """Packages of the extra `onnx`, or SynergicError."""
-    try:
+    with needs("onnx", "engine onnx"):
         return [import_module(name) for name in names]
-    except ModuleNotFoundError as error:
-        raise SynergicError(f"engine onnx: expected {error.name}, got none; run pip install 'synergic[onnx]'") from None

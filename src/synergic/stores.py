@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synergic.errors import SynergicError
+from synergic.errors import SynergicError, needs
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -23,14 +23,13 @@ def place(text: str) -> Path:
         raise SynergicError("'': expected a path or a URL, got an empty name; the current folder is .")
     if "://" not in text:
         return Path(text)
-    try:
+    with needs("store", text):
         from upath import UPath
 
-        named = UPath(text, use_listings_cache=False)  # other machines write as well
-    except ModuleNotFoundError as error:
-        raise SynergicError(f"{text}: expected {error.name}, got none; run pip install 'synergic[store]'") from None
-    except ValueError as error:
-        raise SynergicError(f"{text}: expected a path or a URL such as s3://bucket/folder; {error}") from None
+        try:
+            named = UPath(text, use_listings_cache=False)  # other machines write as well
+        except ValueError as error:
+            raise SynergicError(f"{text}: expected a path or a URL such as s3://bucket/folder; {error}") from None
     with reached(named):
         named.exists()  # finds out now what else every file would
     if named.protocol in ("file", "local"):
