@@ -316,15 +316,25 @@ def test_frozen_norms_keep_their_statistics(recipe: Recipe, tmp_path: Path) -> N
     assert not torch.equal(moved, before)
 
 
-def test_a_card_names_every_machine(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_names_every_machine_and_all_pictures(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {
+        "first": ("stripes", "CC0; MIT"),
+        "second": ("my photographs", "all rights reserved"),
+        "third": ("stripes", "MIT"),
+    }
     for name, init in (("first", None), ("second", "first"), ("third", "second")):
         weights = str(tmp_path / init / "weights.safetensors") if init else None
         monkeypatch.setattr("synergic.train.describe", lambda _, name=name: f"machine {name[0]}")
-        own = replace(recipe, steps=2, validate_every=1, init=weights)
+        data, licence = seen[name]
+        own = replace(recipe, steps=2, validate_every=1, init=weights, data=data, licence=licence)
         train(own, tmp_path / name, accelerator="cpu", max_seconds=0)
         train(own, tmp_path / name, accelerator="cpu", resume=True)
     card = load_weights(tmp_path / "third" / "weights.safetensors")[1]
     assert card.hardware == "machine f; machine s; machine t"
+    assert card.data == "stripes; my photographs"
+    assert card.licence == "CC0; MIT; all rights reserved"
 
 
 def test_learning_rate_by_hand(recipe: Recipe) -> None:
@@ -493,8 +503,8 @@ def test_changes_reach_the_recipe() -> None:
     assert isinstance(changed.degradation, GaussianNoise)
     assert changed.degradation.sigma_max == 50
     assert read_recipe(path, {"edition": "basic"}).network.downscale == 1
-    without = read_recipe(path, {"network.nonlocal_attention": "none", "network.window": "none"}).network
-    assert (without.nonlocal_attention, without.window) == (None, None)
+    without = read_recipe(path, {"network.nonlocal_attention": "none", "network.window": "none", "init": "none"})
+    assert (without.network.nonlocal_attention, without.network.window, without.init) == (None, None, None)
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,15 @@ DEGRADATIONS: dict[Task, type[GaussianNoise | CameraNoise | JPEG]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run. Read from TOML: `[network]` overrides the edition's fields, `[degradation]` the task's."""
+    """One training run. Read from TOML: `[network]` overrides the edition's fields, `[degradation]` the task's; "none"
+    stands for None."""
 
     name: str
     """Name of the weights."""
     task: Task
     """What is removed."""
     network: SATNetConfig
-    """The network; in the file, the key `edition` chooses where it starts from, and "none" stands for None."""
+    """The network; in the file, the key `edition` chooses where it starts from."""
     degradation: GaussianNoise | CameraNoise | JPEG
     """How clean pictures are degraded."""
     pictures: Path
@@ -114,7 +115,8 @@ class Recipe:
     """BatchNorm keeps the means and variances that it has, for a run that goes on: what is trained is then what
     restores. Those of a batch differ from them, the more the fewer crops it has and the more their levels differ."""
     init: str | None = None
-    """Published weights, a weights file or hub:owner/name to start from; tensors of another shape start fresh."""
+    """Published weights, a weights file or hub:owner/name to start from; tensors of another shape start fresh. The
+    new card names their data and licence as well."""
     validate_every: Count = 500
     """Steps between validations; the state is saved with each."""
     workers: Whole = 0
@@ -155,7 +157,9 @@ def recipe_from(values: dict[str, Any], source: object) -> Recipe:
     values["network"] = read_config(SATNetConfig, asdict(EDITIONS[edition]) | changes, f"{source}: network")
     degradation = table_of(values, "degradation", source)
     values["degradation"] = read_config(DEGRADATIONS[task], degradation, f"{source}: degradation")
-    return read_config(Recipe, values, source)
+    optional = {field.name for field in fields(Recipe) if field.default is None}
+    absent = dict.fromkeys(key for key in optional & values.keys() if values[key] == "none")
+    return read_config(Recipe, values | absent, source)
 
 
 def as_json(values: dict[str, Any]) -> dict[str, Any]:
@@ -413,6 +417,8 @@ FACTS = {
     "seconds": float,
     "earlier_steps": int,
     "earlier_seconds": float,
+    "earlier_data": str,
+    "earlier_licence": str,
     "earlier_hardware": str,
     "length": str,
     "warm_from": int,
@@ -438,11 +444,13 @@ class State:
             )
         torch.manual_seed(recipe.seed)
         self.network = SATNet(recipe.network)
-        self.earlier_steps, self.earlier_seconds, self.earlier_hardware = 0, 0.0, ""  # behind what it started from
+        self.earlier_steps, self.earlier_seconds = 0, 0.0  # behind what it started from
+        self.earlier_data = self.earlier_licence = self.earlier_hardware = ""
         if recipe.init is not None and not resume:
             card, fitting = start_from(self.network, recipe.init)
             fabric.print(fitting)
-            self.earlier_steps, self.earlier_seconds, self.earlier_hardware = card.steps, card.seconds, card.hardware
+            for key in ("steps", "seconds", "data", "licence", "hardware"):
+                setattr(self, f"earlier_{key}", getattr(card, key))
         for norm in (module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)):
             norm.train(not recipe.frozen_norm)
         self.network.to(fabric.device, memory_format=layout)  # type: ignore[call-overload]
@@ -565,8 +573,8 @@ class State:
         return Card(
             name=self.recipe.name,
             task=self.recipe.task,
-            data=self.recipe.data,
-            licence=self.recipe.licence,
+            data=joined(self.earlier_data, self.recipe.data),
+            licence=joined(self.earlier_licence, self.recipe.licence),
             steps=self.earlier_steps + self.step,
             seconds=round(self.earlier_seconds + self.seconds, 1),
             hardware=joined(self.earlier_hardware, self.hardware),
@@ -623,8 +631,8 @@ def read_teacher(recipe: Recipe, teacher: str) -> SATNet:
 
 
 def joined(earlier: str, own: str) -> str:
-    """What trained the weights first and what then, each named once."""
-    return "; ".join(dict.fromkeys([*earlier.split("; "), own])) if earlier else own
+    """What trained the weights first, or what they were trained on, and what then; each named once."""
+    return "; ".join(dict.fromkeys([*earlier.split("; "), *own.split("; ")])) if earlier else own
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
