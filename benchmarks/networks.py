@@ -5,9 +5,6 @@ from torch import nn
 
 from synergic.network import SATNet, SATNetConfig
 
-WINDOW = 32
-"""Side of the windows where an edition has none."""
-
 
 def dncnn() -> nn.Sequential:
     """DnCNN's shape (K. Zhang et al., IEEE TIP 2017): 17 layers of 64 channels, BatchNorm; random weights."""
@@ -25,12 +22,12 @@ def eight_convolutions() -> nn.Sequential:
 
 
 def satnet_flop(config: SATNetConfig, pixels: int) -> float:
-    """Convolutions, and attention's two products in its plain form over windows with their halo."""
+    """Convolutions, and attention's two products in its plain form, over windows with their halo or the whole map."""
     positions = pixels / config.downscale**2
     weights = sum(m.weight.numel() for m in SATNet(config).modules() if isinstance(m, nn.Conv2d))
     size, stride, key_stride = config.patches
-    keys = min(positions, ((config.window or WINDOW) + 2 * config.halo) ** 2) / key_stride**2
-    attention = config.blocks * 4 * positions / stride**2 * keys * size**2 * config.embedding
+    seen = positions if config.window is None else min(positions, (config.window + 2 * config.halo) ** 2)
+    attention = config.blocks * 4 * positions / stride**2 * seen / key_stride**2 * size**2 * config.embedding
     return 2 * weights * positions + attention
 
 

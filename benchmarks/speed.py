@@ -53,8 +53,10 @@ BY_NNPACK = gains_from_nnpack(torch.device("cpu"), PRECISION)
 KIND = str(PRECISION).removeprefix("torch.")
 """What networks compute in: bfloat16 where the processor does."""
 CONVOLUTIONS = f"convolutions alone, {KIND}"
-PATCHES = replace(HALF, nonlocal_attention="patch", window=networks.WINDOW, halo=8)
+PATCHES = replace(HALF, nonlocal_attention="patch", window=32, halo=8)
 """The half edition with the paper's attention."""
+PLAIN, RESIDUAL = (replace(config, window=48) for config in (BASIC, ENHANCED))
+"""The paper's editions, in the windows of the weights that go by them."""
 FAST = replace(HALF, blocks=3, depth=2)
 """The network of gray-denoise-fast."""
 
@@ -76,8 +78,9 @@ class Contestant:
 
 def contestants() -> dict[str, Contestant]:
     """Ours, the same in the textbook's form, DnCNN, the classical ones."""
-    half, fast, patches, basic, enhanced = (
-        partial(networks.satnet_flop, config) for config in (HALF, FAST, PATCHES, BASIC, ENHANCED)
+    half, fast, patches, basic, enhanced, whole_half, whole_basic = (
+        partial(networks.satnet_flop, config)
+        for config in (HALF, FAST, PATCHES, PLAIN, RESIDUAL, replace(PATCHES, window=None), BASIC)
     )
     measured = float("nan")
     return {
@@ -88,11 +91,11 @@ def contestants() -> dict[str, Contestant]:
         "ONNX Runtime, float32, through tiles": Contestant(onnx_runtime, half, measured),
         "ONNX Runtime, convolutions in int8, through tiles": Contestant(int8, half, measured),
         **({"OpenVINO, through tiles": Contestant(openvino, half, measured)} if find_spec("openvino") else {}),
-        "basic edition": Contestant(partial(network, BASIC), basic),
-        "enhanced edition": Contestant(partial(network, ENHANCED), enhanced),
+        "basic edition": Contestant(partial(network, PLAIN), basic),
+        "enhanced edition": Contestant(partial(network, RESIDUAL), enhanced),
         "half edition, the paper's patches": Contestant(partial(network, PATCHES), patches),
-        "half edition, the paper's patches, textbook form, float32": Contestant(partial(textbook, PATCHES), patches),
-        "basic edition, textbook form, float32": Contestant(partial(textbook, BASIC), basic),
+        "half edition, the paper's patches, textbook form, float32": Contestant(partial(textbook, PATCHES), whole_half),
+        "basic edition, textbook form, float32": Contestant(partial(textbook, BASIC), whole_basic),
         "DnCNN, float32": Contestant(
             partial(dncnn, torch.float32, torch.contiguous_format), networks.dncnn_flop, 30.44
         ),
@@ -166,8 +169,8 @@ def openvino() -> Run:
 
 
 def network(config: SATNetConfig) -> Run:
-    """A network with its initial weights, attention in windows."""
-    return run_of(SATNet(replace(config, window=config.window or networks.WINDOW)), PRECISION)
+    """A network with its initial weights."""
+    return run_of(SATNet(config), PRECISION)
 
 
 def textbook(config: SATNetConfig) -> Run:

@@ -82,6 +82,10 @@ def test_other_rows_are_written_as_changes(recipe: Path) -> None:
     assert changed.similarity_scale == pytest.approx(0.02 * 49 / 9)
     assert row_recipe(recipe, {}, "embedding=8").network.similarity_scale == pytest.approx(0.02 / 2)
     assert row_recipe(recipe, {}, "similarity_scale=0.1,patch_size=5").network.similarity_scale == 0.1
+    with pytest.raises(
+        SynergicError, match="row baseline, .*: similarity_scale: expected at most 15 for pixels, got 49"
+    ):
+        row_recipe(recipe, {"network.similarity_scale": "1"}, "baseline")
     with pytest.raises(SynergicError, match="--row: expected one of baseline, .*got 'basline'"):
         row_recipe(recipe, {}, "basline")
     with pytest.raises(SynergicError, match="expected a known key, got 'patchsize'; did you mean 'patch_size'"):

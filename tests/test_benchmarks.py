@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from synergic.hardware import gains_from_bfloat16
+from synergic.network import BASIC
 
 SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 
@@ -26,6 +28,13 @@ def test_speed_writes_its_figures(tmp_path: Path) -> None:
         assert 50 < row["memory"] < 4000, "MB"
         assert row["gflops"] > 0.1
     assert "| gray-denoise, bare network |" in (tmp_path / "speed.md").read_text()
+
+
+def test_operations_of_attention_over_windows_and_over_the_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SPEED.parent))
+    flop = import_module("networks").satnet_flop
+    assert flop(BASIC, 4096) - flop(replace(BASIC, window=16, halo=8), 4096) == 4 * 4 * 256 * (256 - 64) * 784
+    assert flop(BASIC, 64) == flop(replace(BASIC, window=16, halo=8), 64), "a map no larger than a window"
 
 
 def test_a_contestant_whose_process_is_gone_sits_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -295,6 +295,40 @@ def test_a_report_of_equal_pictures_is_json_too(
     assert read["degraded_psnr"] is None and read["images"][0]["degraded_psnr"] is None
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 512 bytes"),
+            "memory: expected",
+        ),
+        (MemoryError(), "memory: expected"),
+        (RuntimeError("a bug"), None),
+    ],
+)
+def test_where_memory_ends_one_line_says_so(
+    tmp_path: Path,
+    make_weights: MakeWeights,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    line: str | None,
+) -> None:
+    def starved(*_: object, **__: object) -> None:
+        raise error
+
+    save(tmp_path / "a.png", np.zeros((32, 32, 1), np.uint8))
+    monkeypatch.setattr("synergic.evaluate.evaluate", starved)
+    asked = ("evaluate", "--weights", make_weights(), "--data", tmp_path, "--sigma", 25)
+    if line is None:
+        with pytest.raises(RuntimeError, match="a bug"):
+            call(capsys, monkeypatch, *asked)
+        return
+    code, out, err = call(capsys, monkeypatch, *asked)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"synergic: {line} enough, got too little")
+
+
 def test_a_report_replaces_nothing_but_a_report(
     tmp_path: Path, make_weights: MakeWeights, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,11 +337,17 @@ def test_a_report_replaces_nothing_but_a_report(
     notes = tmp_path / "notes.json"
     notes.write_text('{"mine": 1}')
     before = [path.read_bytes() for path in (picture, photograph, notes)]
-    options = ("evaluate", "--weights", make_weights(), "--data", tmp_path / "clean", "--sigma", 25, "--json")
+    weights, page = make_weights(), tmp_path / "saved" / "index.html"
+    options = ("evaluate", "--weights", weights, "--data", tmp_path / "clean", "--sigma", 25, "--json")
     for path in (picture, photograph, notes):
         code, out, err = call(capsys, monkeypatch, *options, path)
         assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "apart from the inputs" in call(capsys, monkeypatch, *options, picture, "--overwrite")[2]
+    known = weights.read_bytes()
+    for path in (picture, weights):
+        assert "apart from the inputs" in call(capsys, monkeypatch, *options, path, "--overwrite")[2]
+    told = call(capsys, monkeypatch, *options, page, "--save", page.parent, "--overwrite")[2]
+    assert "index.html: expected a report apart from the page, got its name" in told
+    assert weights.read_bytes() == known and not page.exists()
     assert [path.read_bytes() for path in (picture, photograph, notes)] == before
     assert call(capsys, monkeypatch, *options, notes, "--overwrite")[0] == 0
     assert call(capsys, monkeypatch, *options, notes)[0] == 0, "a report replaces a report"

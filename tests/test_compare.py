@@ -51,6 +51,18 @@ def test_classical_methods_remove_noise(colors: int) -> None:
         assert all(value > gain for name, value in gains.items() if name.startswith(start)), gains
 
 
+def test_the_first_call_sets_up_even_if_the_first_picture_is_clean(
+    tmp_path: Path, make_weights: MakeWeights, two: list[float], random: np.random.Generator
+) -> None:
+    save(tmp_path / "$a_$.png", np.zeros((32, 32, 1), np.uint8))  # a name that is no TeX
+    save(tmp_path / "b.png", random.integers(0, 256, (32, 32, 1), np.uint8))
+    restorer = Restorer.from_pretrained(make_weights(), device="cpu")
+    report, places = compare.compare(restorer, Protocol(tmp_path, blind=True, quality=20))
+    assert [two[0] == 1 / 255, two[1] > 0.05, len(two)] == [True, True, 2]
+    compare.draw_sheet(report, places, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
 @pytest.mark.parametrize("given", [{"quality": 50}, {"sigma": 0}])
 def test_what_has_no_noise_stays_as_it_is(tmp_path: Path, make_weights: MakeWeights, given: dict[str, Any]) -> None:
     """A white page among the pictures: its JPEG has no error, and some methods divide by it."""

@@ -92,6 +92,19 @@ def test_jpeg_by_hand(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeigh
     assert report["psnr_b"] == pytest.approx(psnr_b(restored, clean))
 
 
+@pytest.mark.parametrize("first", ["gray", "rgb"])
+def test_psnr_b_is_a_mean_where_all_are_gray(
+    tmp_path: Path, random: np.random.Generator, make_weights: MakeWeights, first: str
+) -> None:
+    colour = random.integers(0, 256, (32, 32, 3), np.uint8)
+    save(tmp_path / "mixed" / "a.png", colour if first == "rgb" else colour[..., :1])
+    save(tmp_path / "mixed" / "b.png", colour if first == "gray" else colour[..., :1])
+    report = evaluate(restorer_of(make_weights("jpeg", 3)), Protocol(tmp_path / "mixed", quality=20))
+    assert "psnr_b" not in report
+    assert ["psnr_b" in image for image in report["images"]] == [first == "gray", first == "rgb"]
+    assert report["psnr"] == pytest.approx(np.mean([image["psnr"] for image in report["images"]]))
+
+
 def test_pairs(tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights) -> None:
     degraded = np.clip(clean.astype(int) + 9, 0, 255).astype(np.uint8)
     save(tmp_path / "degraded" / "x.png", degraded)

@@ -313,8 +313,9 @@ def test_the_command(
     ("arguments", "message"),
     [
         (["--at", "30,1"], "--at: expected a place in the picture, 0,0 to 19,29, got 30,1"),
-        (["--noise", "-5"], "noise: expected 0 to 255, got -5.0"),
-        (["--noise", "nan"], "noise: expected 0 to 255, got nan"),
+        (["--noise", "-5"], "noise: expected 0 to 75, got -5.0"),
+        (["--noise", "200"], "noise: expected 0 to 75, got 200.0"),
+        (["--noise", "nan"], "noise: expected 0 to 75, got nan"),
         (["--at", "a,1"], "--at: expected X,Y in pixels, such as 120,80, got 'a,1'"),
         (["-o", "figure.gif"], "figure.gif: expected a name ending in one of .png .pdf .svg, got '.gif'"),
     ],

@@ -326,13 +326,13 @@ def test_a_card_names_every_machine_and_all_pictures(
     }
     for name, init in (("first", None), ("second", "first"), ("third", "second")):
         weights = str(tmp_path / init / "weights.safetensors") if init else None
-        monkeypatch.setattr("synergic.train.describe", lambda _, name=name: f"machine {name[0]}")
         data, licence = seen[name]
         own = replace(recipe, steps=2, validate_every=1, init=weights, data=data, licence=licence)
-        train(own, tmp_path / name, accelerator="cpu", max_seconds=0)
-        train(own, tmp_path / name, accelerator="cpu", resume=True)
+        for part, options in (("a", {"max_seconds": 0.0}), ("b", {"resume": True})):
+            monkeypatch.setattr("synergic.train.describe", lambda _, here=f"{name} {part}": here)
+            train(own, tmp_path / name, accelerator="cpu", **options)
     card = load_weights(tmp_path / "third" / "weights.safetensors")[1]
-    assert card.hardware == "machine f; machine s; machine t"
+    assert card.hardware == "first a; first b; second a; second b; third a; third b"
     assert card.data == "stripes; my photographs"
     assert card.licence == "CC0; MIT; all rights reserved"
 
@@ -513,6 +513,7 @@ def test_changes_reach_the_recipe() -> None:
         ({"stepz": "7"}, "expected a known key, got 'stepz'; did you mean 'steps'?"),
         ({"network.dept": "7"}, "network: expected a known key, got 'dept'; did you mean 'depth'?"),
         ({"degradation.sigma": "7"}, "degradation: expected a known key, got 'sigma'; did you mean 'sigma_m"),
+        ({"degradation.sigma_min": "100"}, "degradation: sigma_min: expected at most sigma_max = 75, got 100"),
         ({"edition": "huge"}, "edition: expected one of basic, enhanced, half, got 'huge'"),
         ({"edition": "['half']"}, r"edition: expected one of basic, enhanced, half, got \['half'\]"),
         ({"task": "['denoise']"}, r"task: expected one of denoise, photo, jpeg, got \['denoise'\]"),

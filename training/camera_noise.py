@@ -56,7 +56,7 @@ def luma_of(clean: np.ndarray, noisy: np.ndarray) -> Noise:
 
 def middle(picture: np.ndarray, size: int = 128) -> np.ndarray:
     """The middle of a picture."""
-    top, left = ((length - size) // 2 for length in picture.shape[:2])
+    top, left = (max(0, length - size) // 2 for length in picture.shape[:2])
     return picture[top : top + size, left : left + size]
 
 

@@ -104,7 +104,10 @@ def row_recipe(path: Path, changes: Mapping[str, str], row: str) -> Recipe:
     if "similarity_scale" in varied:
         return recipe
     scale = whole.network.similarity_scale * patch_length(whole.network) / patch_length(recipe.network)
-    return replace(recipe, network=replace(recipe.network, similarity_scale=scale))
+    try:
+        return replace(recipe, network=replace(recipe.network, similarity_scale=scale))
+    except ValueError as error:
+        raise SynergicError(f"row {row}, times its patches' size: {error}") from None
 
 
 def varied_by(row: str) -> dict[str, str]:

@@ -65,7 +65,7 @@ def told_strength(card: Card, conditioned: bool, sigma: float | None, quality: i
 def share_of_range(name: str, value: float) -> float:
     """A sigma, noise (a sigma that is added) or quality as a share of its greatest. Raises SynergicError outside its
     range."""
-    least, most = {"sigma": (0, 255), "noise": (0, 255), "quality": (1, 100)}[name]
+    least, most = {"sigma": (0, 255), "noise": (0, 75), "quality": (1, 100)}[name]
     if not least <= value <= most:
         raise SynergicError(f"{name}: expected {least} to {most}, got {value}")
     return value / most

@@ -49,6 +49,12 @@ def main() -> None:
     except BrokenPipeError:  # whoever read stdout has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
         sys.exit(1)
+    except (RuntimeError, MemoryError) as error:
+        from synergic.tiling import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        fail("memory: expected enough, got too little; pass less at once (smaller pictures, batches or tiles)")
     except OSError as error:  # a path that the system does not even look up: too long, or in a folder without rights
         named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         fail(f"{named}{error.strerror or error}; check the path and its rights")
@@ -313,13 +319,15 @@ def evaluate(
     **protocol: Any,
 ) -> None:
     """PSNR and SSIM on a folder of clean pictures, with the protocol beside the figures."""
+    from synergic.card import find_weights
     from synergic.evaluate import Protocol, as_json, check_report, evaluate, is_report
     from synergic.files import write_text
     from synergic.restore import Restorer
 
     chosen = Protocol(**protocol)
     if report is not None:
-        check_report(report, chosen, overwrite)
+        page = None if save is None else save / "index.html"
+        check_report(report, chosen, find_weights(name), page, overwrite)
     restorer = Restorer.from_pretrained(name, device=device, precision=precision, ensemble=ensemble)
     result = evaluate(restorer, chosen, save, overwrite=overwrite)
     if report is not None:  # before a word is said: whoever reads may have gone

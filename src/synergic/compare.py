@@ -150,7 +150,7 @@ def compare(
         images["degraded"].append({"name": name, **before})
         for i, (method, denoise) in enumerate(methods.items()):
             if done == 0:  # the first call imports and sets up
-                denoise(degraded[:CROP_SIZE, :CROP_SIZE], sigma)
+                denoise(degraded[:CROP_SIZE, :CROP_SIZE], sigma or 1 / 255)  # at 0 it would not be called
             started = time.perf_counter()
             restored = denoise(degraded, sigma)
             seconds = time.perf_counter() - started

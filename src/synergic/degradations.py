@@ -52,6 +52,12 @@ def drawn(share: float, generator: Generator) -> bool:
     return share > 0 and uniform(0, 1, generator) < share
 
 
+def check_range(name: str, least: float, greatest: float) -> None:
+    """Refuse a range upside down: what is drawn from it would lie outside, and be skewed the other way."""
+    if least > greatest:
+        raise ValueError(f"{name}_min: expected at most {name}_max = {greatest:g}, got {least:g}")
+
+
 def hidden(strength: float, blind: float, generator: Generator) -> float:
     """The strength, or with probability `blind` UNKNOWN_STRENGTH."""
     return UNKNOWN_STRENGTH if uniform(0, 1, generator) < blind else strength
@@ -72,6 +78,9 @@ class GaussianNoise:
     field's tables."""
     blind: Share = 0.25
     """Share of pictures whose strength is hidden from the network."""
+
+    def __post_init__(self) -> None:
+        check_range("sigma", self.sigma_min, self.sigma_max)
 
     def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
         sigma = uniform(self.sigma_min, self.sigma_max, generator, self.skew)
@@ -96,6 +105,9 @@ class JPEG:
     """Share of colour pictures compressed with chroma subsampling (4:2:0)."""
     blind: Share = 0.25
     """Share of pictures whose strength is hidden from the network."""
+
+    def __post_init__(self) -> None:
+        check_range("quality", self.quality_min, self.quality_max)
 
     def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
         quality = int(uniform(self.quality_min, self.quality_max + 1, generator, self.skew))
@@ -153,6 +165,9 @@ class CameraNoise:
     """Share of pictures without sensor noise: what is clean is to be left alone."""
     blind: Share = 0.75
     """Share of pictures whose strength (root mean square of the noise) is hidden from the network."""
+
+    def __post_init__(self) -> None:
+        check_range("shot", self.shot_min, self.shot_max)
 
     def __call__(self, clean: Tensor, generator: Generator) -> tuple[Tensor, float]:
         degraded = clean

@@ -165,7 +165,8 @@ def evaluate(
             write_picture(save / f"{name}.png", Picture(restored, None, {}, None), overwrite=replaced)
             kinds = {"degraded": to_uint8(degraded), "restored": restored, "clean": clean}
             shown.append({kind: b64encode(encode_png(pixels)).decode() for kind, pixels in kinds.items()})
-    means = {key: fmean(scores[key] for _, scores in images) for key in images[0][1]}
+    shared = [key for key in images[0][1] if all(key in scores for _, scores in images)]  # PSNR-B is of gray alone
+    means = {key: fmean(scores[key] for _, scores in images) for key in shared}
     report = {
         **means,
         "images": [{"name": name, **scores} for name, scores in images],
@@ -210,9 +211,12 @@ def shown_in(page: Path) -> set[str]:
         return set()
 
 
-def check_report(path: Path, protocol: Protocol, overwrite: bool) -> None:
-    """Refuse a name for the report that a picture of the protocol has, or unless `overwrite` anything but a report."""
-    check_apart(path, protocol.identities())
+def check_report(path: Path, protocol: Protocol, weights: Path, page: Path | None, overwrite: bool) -> None:
+    """Refuse a name for the report that a picture of the protocol has, or the weights or the page, or unless
+    `overwrite` anything but a report."""
+    check_apart(path, protocol.identities() | {identity(weights)})
+    if page is not None and path.resolve() == page.resolve():
+        raise SynergicError(f"{path}: expected a report apart from the page, got its name; choose another name")
     check_free(path, overwrite or is_report(path))
 
 

@@ -257,7 +257,7 @@ def explain(
     blocks, tall = len(watch.blocks), 4.4 * min(max(height / width, 0.5), 1.5)
     heights = [tall, 2.6] + [6.8] * len(queries)
     figure = new_figure(3.5 * max(blocks, 3), sum(heights))
-    figure.suptitle(conditions(restorer, noise, sigma, quality), fontsize=14)
+    figure.suptitle(conditions(restorer, noise, sigma, quality), fontsize=14, parse_math=False)
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     pictures, bars, *rows = parts
     draw_pictures(pictures, pixels, restored, found.share, queries)

@@ -53,7 +53,7 @@ def show(axis: "Axes", picture: np.ndarray | None, title: str) -> None:
     if picture is not None:
         axis.imshow(np.broadcast_to(from_float(to_float(picture), np.uint8), (*picture.shape[:2], 3)))
     axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=10, parse_math=False)  # a file's name may hold $
 
 
 def outline(axis: "Axes", corner: np.ndarray, size: np.ndarray, color: Any) -> None:

@@ -21,7 +21,7 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" has none
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError):
         raise SynergicError(f"device: expected one that this machine has, got {name!r}; try auto or cpu") from None
     return device
 

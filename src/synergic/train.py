@@ -417,9 +417,6 @@ FACTS = {
     "seconds": float,
     "earlier_steps": int,
     "earlier_seconds": float,
-    "earlier_data": str,
-    "earlier_licence": str,
-    "earlier_hardware": str,
     "length": str,
     "warm_from": int,
 }
@@ -449,8 +446,8 @@ class State:
         if recipe.init is not None and not resume:
             card, fitting = start_from(self.network, recipe.init)
             fabric.print(fitting)
-            for key in ("steps", "seconds", "data", "licence", "hardware"):
-                setattr(self, f"earlier_{key}", getattr(card, key))
+            self.earlier_steps, self.earlier_seconds = card.steps, card.seconds
+            self.remember(card)
         for norm in (module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)):
             norm.train(not recipe.frozen_norm)
         self.network.to(fabric.device, memory_format=layout)  # type: ignore[call-overload]
@@ -464,6 +461,10 @@ class State:
         self.length, self.warm_from = length(recipe), 0
         if resume:
             self.load()
+
+    def remember(self, card: Card) -> None:
+        """Name on later cards what an earlier one names."""
+        self.earlier_data, self.earlier_licence, self.earlier_hardware = card.data, card.licence, card.hardware
 
     @torch.no_grad()
     def taught(self, degraded: Tensor, strength: Tensor) -> list[Tensor]:  # N C H W and N -> N C H W
@@ -515,6 +516,9 @@ class State:
         if not self.path.exists():
             raise SynergicError(f"{self.path}: expected a training state to resume, found none; start without --resume")
         check_recipe(self.recipe, self.run, (*PLACES, *STEERING))
+        weights = self.run / "weights.safetensors"
+        if weights.exists():
+            self.remember(read_header(weights)[1])
         with open_safetensors(self.path) as file:
             metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         try:
