@@ -104,6 +104,15 @@ def test_a_folder_in_the_place_of_an_output_is_not_skipped(folder: Path, make_we
     assert result["status"] == "failed"
 
 
+def test_a_picture_that_cannot_be_restored_is_named(tmp_path: Path, make_weights: MakeWeights) -> None:
+    save(tmp_path / "in" / "a.tif", np.zeros((8, 8, 1), np.float32))
+    save(tmp_path / "in" / "nan.tif", np.full((8, 8, 1), np.nan, np.float32))
+    results = list(restore_files(plan_jobs([tmp_path / "in"], tmp_path / "out"), options(make_weights())))
+    assert [result["status"] for result in results] == ["restored", "failed"]
+    nan = tmp_path / "in" / "nan.tif"
+    assert results[1]["error"] == f"{nan}: picture: expected finite values, got NaN or infinity; replace them first"
+
+
 def test_a_task_that_the_weights_are_not_for_is_refused(make_weights: MakeWeights) -> None:
     weights = make_weights("jpeg")
     Options(weights=str(weights), task="jpeg").check()

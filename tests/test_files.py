@@ -5,9 +5,11 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from synergic import files
 from synergic.errors import SynergicError
 from synergic.files import own_folder, remove_unfinished, rights, whole_file
 
@@ -128,6 +130,26 @@ def test_files_of_a_killed_run_are_deleted_and_those_of_a_living_one_kept(tmp_pa
         assert living.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden.png", "b.png"]
     remove_unfinished(tmp_path / "no folder")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file is not deleted there")
+def test_a_new_file_that_another_run_clears_away_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its making and its lock."""
+    lock, cleared = files._lock, list[Path]()
+
+    def late(file: Any, *, wait: bool = False) -> None:
+        if wait and not cleared:
+            cleared.extend(tmp_path.glob(".synergic-*"))
+            remove_unfinished(tmp_path)
+        lock(file, wait=wait)
+
+    monkeypatch.setattr("synergic.files._lock", late)
+    with rights(0o600):
+        write(tmp_path / "a.png", "whole")
+    assert len(cleared) == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
+    assert (tmp_path / "a.png").read_text() == "whole"
+    assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o600
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

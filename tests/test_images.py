@@ -383,6 +383,17 @@ def test_read_refuses_a_jpeg_closed_too_early(tmp_path: Path) -> None:
     assert "junk" not in refused(tmp_path / "b.jpg") and "extraneous" not in refused(tmp_path / "b.jpg")
 
 
+def test_read_refuses_a_jpeg_in_a_tiff_closed_too_early(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    pyvips.Image.new_from_array(samples(3, "uint8", 64, 64)).tiffsave(str(path), compression="jpeg", Q=90)
+    assert read_pixels(path).shape == (64, 64, 3)
+    whole = bytearray(path.read_bytes())
+    middle = len(whole) // 2
+    whole[middle : middle + 500] = b"\xff\xd9" + bytes(498)
+    path.write_bytes(whole)
+    assert refused(path).startswith("cannot be read: its contents are damaged")
+
+
 def test_read_refuses_what_is_no_file(tmp_path: Path) -> None:
     assert refused(tmp_path / "none.png") == "expected a picture file, but there is none; check the path"
     assert refused(tmp_path) == "expected a picture file, but there is none; check the path"

@@ -178,9 +178,77 @@ def test_exif_of_any_kind_is_taken(random: np.random.Generator) -> None:
             block = bytearray(whole[: random.integers(1, len(whole) + 1)])
             for place in random.integers(0, min(len(block), 120), 4):
                 block[place] = random.choice([0, 1, 2, 8, 255])
-            assert len(upright_exif(bytes(block), 8, 5, True, Resolution(Fraction(9), Fraction(7), INCH))) < 5000
-    assert upright_exif(b"", 8, 5, True, None) == b""
-    assert upright_exif(b"II+\0" + bytes(30), 8, 5, True, None) == b"II+\0" + bytes(30)
+            assert len(upright_exif(bytes(block), 8, 5, 6, Resolution(Fraction(9), Fraction(7), INCH))) < 5000
+    assert upright_exif(b"", 8, 5, 6, None) == b""
+    assert upright_exif(b"II+\0" + bytes(30), 8, 5, 6, None) == b"II+\0" + bytes(30)
+
+
+def folder_of(order: str, *entries: tuple[int, int, int, bytes], following: int | None = 0) -> bytes:
+    """A folder of EXIF: code, type, count and four bytes each; then where the next one is, or nothing."""
+    parts = [struct.pack(order + "HHI", *entry[:3]) + entry[3].ljust(4, b"\0") for entry in entries]
+    behind = b"" if following is None else struct.pack(order + "I", following)
+    return struct.pack(order + "H", len(entries)) + b"".join(parts) + behind
+
+
+HEADS = {"<": b"II*\0\x08\0\0\0", ">": b"MM\0*\0\0\0\x08"}
+
+
+@pytest.mark.filterwarnings("ignore:.*[Cc]orrupt EXIF data")
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_exif_that_ends_early_is_not_turned_twice(tmp_path: Path, suffix: str, order: str) -> None:
+    """Without the place of the next folder, or with fewer entries than it says: readers turn the picture by it."""
+    short = HEADS[order] + folder_of(order, (274, 3, 1, struct.pack(order + "H", 6)), following=None)
+    few = short.replace(struct.pack(order + "HH", 1, 274), struct.pack(order + "HH", 9, 274))
+    for block in (short, few):
+        jpeg_with(tmp_path / "in.jpg", (0, 1, 1), exif=b"Exif\0\0" + block)
+        out = rewritten(tmp_path / "in.jpg", suffix)
+        with Image.open(out) as image:
+            assert image.size == (13, 20)
+            assert image.getexif().get(0x0112, 1) == 1
+        assert read_picture(out).pixels.shape == (20, 13, 3)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("strips", [1, 2])
+def test_of_a_thumbnail_without_compression_nothing_else_goes(tmp_path: Path, strips: int, order: str) -> None:
+    """Its lengths may be shorts, and several."""
+    short, long, pixels, date = order + "H", order + "I", b"thumbnail's bytes" * 12, b"2020:01:02 03:04:05\0"
+    second = 8 + 2 + 2 * 12 + 4
+    at = second + 2 + 2 * 12 + 4
+    starts, lengths = struct.pack(long, at), struct.pack(short, len(pixels))
+    behind = pixels
+    if strips == 2:
+        behind += struct.pack(order + "2I", at, at + 102)
+        starts, lengths = struct.pack(long, at + len(pixels)), struct.pack(order + "2H", 102, 102)
+    place = at + len(behind)
+    block = HEADS[order] + folder_of(
+        order, (274, 3, 1, struct.pack(short, 1)), (34665, 4, 1, struct.pack(long, place)), following=second
+    )
+    block += folder_of(order, (273, 4, strips, starts), (279, 3, strips, lengths)) + behind
+    details = (36867, 2, 20, struct.pack(long, place + 30)), (37500, 7, len(NOTE), struct.pack(long, place + 50))
+    block += folder_of(order, *details) + date + NOTE
+    jpeg_with(tmp_path / "in.jpg", (0, 1, 1), exif=b"Exif\0\0" + block)
+    assert said(tmp_path / "in.jpg") == ()
+    with Image.open(tmp_path / "said.jpg") as image:
+        assert image.getexif().get_ifd(0x8769) == {36867: date[:-1].decode(), 37500: NOTE}
+        assert not image.getexif().get_ifd(ExifTags.IFD.IFD1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_subject_is_where_it_stands_now(tmp_path: Path, orientation: int) -> None:
+    pixels = np.zeros((13, 20, 3), np.uint8)
+    pixels[2, 17] = 255
+    told = Image.Exif()
+    told[0x0112] = orientation
+    told.get_ifd(0x8769).update({37396: (17, 2, 4, 3), 41492: (17, 2), 41486: 3000.0, 41487: 2000.0})
+    Image.fromarray(pixels).save(tmp_path / "in.png", exif=told)
+    with Image.open(rewritten(tmp_path / "in.png")) as image:
+        row, column = np.argwhere(np.array(image)[..., 0] == 255)[0]
+        got, lay = image.getexif().get_ifd(0x8769), orientation > 4
+        assert got[41492] == (column, row)
+        assert got[37396] == (column, row, *((3, 4) if lay else (4, 3)))
+        assert (got[41486], got[41487]) == ((2000.0, 3000.0) if lay else (3000.0, 2000.0))
 
 
 def test_exif_too_large_for_a_jpeg_is_told(tmp_path: Path) -> None:
@@ -189,6 +257,25 @@ def test_exif_too_large_for_a_jpeg_is_told(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "in.png", exif=told)
     assert said(tmp_path / "in.png") == ()
     assert said(tmp_path / "in.png", ".jpg") == ("EXIF",)
+
+
+# ---- what a PNG measures
+
+SCALES = [
+    chunk(b"oFFs", struct.pack(">iiB", 5, -7, 1)),
+    chunk(b"pCAL", b"height\0" + struct.pack(">iiBB", 0, 255, 0, 2) + b"m\x000\x001e-3"),
+    chunk(b"sCAL", b"\x011.5e-6\x001.5e-6"),
+]
+
+
+def test_what_a_png_measures_is_carried_byte_for_byte(tmp_path: Path) -> None:
+    (tmp_path / "in.png").write_bytes(png(RGB, *SCALES))
+    assert said(tmp_path / "in.png") == ()
+    assert [chunk(name, body) for name, body in chunks(tmp_path / "said.png")[1:-2]] == SCALES
+    assert said(tmp_path / "in.png", ".tif") == ("what the PNG measures",)
+    (tmp_path / "in.png").write_bytes(png(RGB, *SCALES, chunk(b"eXIf", exif(6).tobytes()[6:])))
+    assert said(tmp_path / "in.png") == ("what the PNG measures",), "its axes are the old ones"
+    assert bodies(tmp_path / "said.png", b"sCAL") == []
 
 
 # ---- EXIF of PNG

@@ -16,7 +16,7 @@ from conftest import tiny_card, tiny_network
 from pictures import ICC, MODES, XMP, chunk, png, samples, write_mode, write_tiff
 from synergic import Restorer
 from synergic.batch import Job, Options, restore_files
-from synergic.images import read_picture
+from synergic.images import read_picture, write_picture
 
 RESTORER = Restorer(tiny_network(), tiny_card(), torch.device("cpu"), torch.float32)
 KINDS = [(suffix, mode) for suffix, modes in MODES.items() for mode in modes]
@@ -144,6 +144,10 @@ def test_the_colour_space_of_a_png_comes_along(tmp_path: Path) -> None:
     assert b"tIME" not in after
     np.testing.assert_array_equal(stored(tmp_path / "out.png", samples("RGB16", 9, 7)), samples("RGB16", 9, 7))
     restore(tmp_path / "in.png", tmp_path / "out.tif")  # where they have no place
+    standard = chunk(b"sRGB", b"\0")
+    for told, lost in (([standard], ()), ([standard, wide[2]], ("the colour space",))):  # cICP outranks sRGB
+        (tmp_path / "in.png").write_bytes(png(samples("RGB", 9, 7), *told))
+        assert write_picture(tmp_path / "out.webp", read_picture(tmp_path / "in.png"), overwrite=True) == lost
 
 
 @pytest.mark.parametrize("spelling", [b'tiff:Orientation="6"', b"tiff:Orientation='6'", b"<tiff:Orientation>6<"])

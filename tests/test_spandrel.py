@@ -95,5 +95,7 @@ def test_the_command_writes_what_spandrel_loads(spandrel: Any, tmp_path: Path, m
     assert spandrel.ModelLoader().load_from_file(target).model.config == tiny_network(3).config
     with pytest.raises(SynergicError, match="out.safetensors: exists; pass --overwrite"):
         command([*arguments, str(target)], standalone_mode=False)
+    with pytest.raises(SynergicError, match="--blind: expected an ONNX model, got a file for spandrel"):
+        command([*arguments, str(target), "--blind", "--overwrite"], standalone_mode=False)
     with pytest.raises(SynergicError, match="expected a name that ends in .safetensors"):
         command([*arguments, str(tmp_path / "out.onnx")], standalone_mode=False)

@@ -17,7 +17,7 @@ from conftest import save
 from synergic import cli
 from synergic.batch import Options, plan_jobs, restore_files, size_of
 from synergic.errors import SynergicError
-from synergic.stores import place
+from synergic.stores import identity, path_inside, place
 
 S3 = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -119,6 +119,17 @@ def test_a_store_that_fails_for_a_moment_costs_one_file(
     assert errors == [
         f"{bucket / 'out' / 'more' / 'b.png'}: cannot be reached: no answer; check the URL and the rights to it"
     ]
+
+
+def test_one_place_by_two_names_is_one_place(scans: Path, bucket: Path) -> None:
+    """s3a is another name of s3: an output by it would take the place of what is read."""
+    other = place(str(scans).replace("s3://", "s3a://"))
+    assert identity(other / "a.png") == identity(scans / "a.png")
+    assert identity(other / "a.png") != identity(scans / "b.png")
+    assert path_inside(other / "more", scans) == Path("more")
+    assert path_inside(scans, other) is None and path_inside(scans, Path("in")) is None
+    with pytest.raises(SynergicError, match="expected an output apart from the inputs"):
+        plan_jobs([scans], other)
 
 
 def test_workers_restore_a_store(scans: Path, bucket: Path, tmp_path: Path, make_weights: Callable[..., Path]) -> None:

@@ -265,13 +265,16 @@ class Work:
         """Restore its pixels; alpha and metadata stay."""
         assert self.picture is not None
         restorer = options.restorer(self.picture)
-        pixels = restorer(
-            self.picture.pixels,
-            sigma=options.sigma,
-            quality=options.quality_for(self.picture, restorer),
-            strength=options.strength,
-            progress=progress,
-        )
+        try:
+            pixels = restorer(
+                self.picture.pixels,
+                sigma=options.sigma,
+                quality=options.quality_for(self.picture, restorer),
+                strength=options.strength,
+                progress=progress,
+            )
+        except SynergicError as error:  # of a picture without a name
+            raise SynergicError(f"{self.job.source}: {error}") from error
         self.picture = replace(self.picture, pixels=pixels)
         height, width = pixels.shape[:2]
         self.result |= {"weights": restorer.card.name, "task": restorer.card.task, "width": width, "height": height}

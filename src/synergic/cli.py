@@ -49,19 +49,20 @@ def main() -> None:
     except BrokenPipeError:  # whoever read stdout has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
         sys.exit(1)
-    except (RuntimeError, MemoryError) as error:
-        from synergic.tiling import is_out_of_memory
-
-        if not is_out_of_memory(error):
-            raise
-        fail("memory: expected enough, got too little; pass less at once (smaller pictures, batches or tiles)")
     except OSError as error:  # a path that the system does not even look up: too long, or in a folder without rights
         named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         fail(f"{named}{error.strerror or error}; check the path and its rights")
     except (KeyboardInterrupt, click.Abort):
         with suppress(OSError):  # a terminal that is gone
-            click.echo("synergic: interrupted; finished files are whole, go on with --resume", err=True)
+            goes_on = ", go on with --resume" if sys.argv[1:2] in (["restore"], ["train"]) else ""
+            click.echo(f"synergic: interrupted; finished files are whole{goes_on}", err=True)
         sys.exit(130)
+    except (RuntimeError, MemoryError) as error:  # click.Abort is one
+        from synergic.tiling import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        fail("memory: expected enough, got too little; pass less at once (smaller pictures, batches or tiles)")
 
 
 def open_closed_streams() -> None:
@@ -521,6 +522,10 @@ def export(name: str, target: Path, program: str | None, blind: bool, overwrite:
     if program == "spandrel":
         from synergic.weights import load_weights, save_state_dict
 
+        if blind:
+            raise SynergicError(
+                "--blind: expected an ONNX model, got a file for spandrel, which takes none; leave it out"
+            )
         if target.suffix != ".safetensors":
             raise SynergicError(f"{target}: expected a name that ends in .safetensors")
         save_state_dict(target, *load_weights(name), overwrite=overwrite)

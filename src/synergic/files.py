@@ -45,9 +45,7 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             raise SynergicError(_exists(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with os.fdopen(os.open(unfinished, _NEW, _RIGHTS.get()), "wb") as file:
-                with suppress(OSError):  # a file system without locks
-                    _lock(file)
+            with _new_file(unfinished) as file:
                 yield unfinished
                 os.fsync(file.fileno())  # the name must not reach the disk before the contents
             _publish(unfinished, path, overwrite)
@@ -58,6 +56,17 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise SynergicError(
             f"{path}: cannot be written: {reason}; check the path, its rights and free space"
         ) from error
+
+
+def _new_file(path: Path) -> IO[bytes]:
+    """A new file, locked; made again if a run that clears up took it, in the moment before, for one that is left."""
+    file = os.fdopen(os.open(path, _NEW, _RIGHTS.get()), "wb")
+    with suppress(OSError):  # a file system without locks
+        _lock(file, wait=True)
+    if fcntl is None or path.exists():
+        return file
+    file.close()
+    return _new_file(path)
 
 
 @contextmanager
@@ -141,10 +150,10 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(opened)
 
 
-def _lock(file: IO[Any] | int) -> None:
-    """Lock for as long as the file is open. Raises OSError if another process holds it."""
+def _lock(file: IO[Any] | int, *, wait: bool = False) -> None:
+    """Lock for as long as the file is open. Raises OSError if another process holds it, unless it may `wait`."""
     if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def _publish(unfinished: Path, path: Path, overwrite: bool) -> None:

@@ -124,7 +124,10 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
                 raise
             extras = _extras(path, image, contents)
             _refuse_unsupported(path, image, extras.frames, max_pixels)
-            samples = _decode_jpeg(source) if image.get("vips-loader").startswith("jpegload") else _decode(image)
+            if image.get("vips-loader").startswith("jpegload"):
+                samples = _decode_jpeg(source)
+            else:
+                samples = _decode(_open(source, fail_on="warning") if extras.by_jpeg else image)
         if extras.too_bright != 1:
             samples[:, :, 0] /= extras.too_bright
         orientation, channels = extras.orientation or _field(image, "orientation", 1), _CHANNELS[image.interpretation]
@@ -342,7 +345,9 @@ def _metadata(image: pyvips.Image, extras: Extras, orientation: int) -> dict[str
         metadata["resolution"] = resolution.turned() if lay else resolution
     if EXIF in metadata:
         upright = (image.height, image.width) if lay else (image.width, image.height)
-        metadata[EXIF] = upright_exif(metadata[EXIF], *upright, lay, _known(metadata.get("resolution")))
+        metadata[EXIF] = upright_exif(metadata[EXIF], *upright, orientation, _known(metadata.get("resolution")))
+    if orientation != 1 and metadata.pop("png-scale", None):  # its axes are the old ones
+        extras.left_out.append(WORDS["png-scale"])
     if "xmp-data" in metadata and orientation != 1:
         metadata["xmp-data"] = upright_xmp(metadata["xmp-data"])
     return metadata
@@ -399,7 +404,8 @@ def _missing(path: Path, picture: Picture, form: Format) -> list[str]:
         elif name == "resolution":
             continue
         else:
-            lost = name not in form.own and not (name == "png-colour" and b"sRGB" in wanted)  # what all others mean
+            plain = name == "png-colour" and b"sRGB" in wanted and b"cICP" not in wanted  # what all others mean
+            lost = name not in form.own and not plain
         missing += [WORDS.get(name, name)] if lost else []
     return missing
 

@@ -67,6 +67,8 @@ class Extras:
     """as in `Picture`"""
     profile: bool = False
     """is there a colour profile, good or bad?"""
+    by_jpeg: bool = False
+    """are the pixels of a TIFF packed as JPEGs?"""
     too_bright: float = 1.0
     """what libvips has multiplied its gray by"""
 
@@ -86,13 +88,15 @@ def upright_xmp(xmp: bytes) -> bytes:
 
 _PNG_COLOUR = (b"cHRM", b"cICP", b"cLLI", b"gAMA", b"mDCV", b"sRGB")  # libvips carries none of them
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")
+_PNG_SCALE = (b"oFFs", b"pCAL", b"sCAL")  # what a pixel's place and value measure
 _BEFORE_PIXELS = (*_PNG_COLOUR, b"pHYs", b"acTL", b"fcTL")
 _XMP_KEY = b"XML:com.adobe.xmp\0"
 
 
 def png_extras(path: Path) -> Extras:
     """The colour space, texts, EXIF, resolution and frames of a PNG, wherever they stand."""
-    extras, texts, colours = Extras(), [], {}
+    extras, texts = Extras(), []
+    kept: dict[bytes, bytes] = {}
     found: dict[bytes, bytes] = {}
     for name, whole in _png_chunks(path):
         if name in _PNG_TEXT:
@@ -101,12 +105,13 @@ def png_extras(path: Path) -> Extras:
                 texts.append(whole)
             else:
                 extras.metadata["xmp-data"] = xmp
-        elif name in _PNG_COLOUR:
-            colours[name] = whole
+        elif name in (*_PNG_COLOUR, *_PNG_SCALE):
+            kept[name] = whole
         else:
             found.setdefault(name, whole[8:-4])
-    if colours:
-        extras.metadata["png-colour"] = b"".join(colours[name] for name in _PNG_COLOUR if name in colours)
+    for kind, names in (("png-colour", _PNG_COLOUR), ("png-scale", _PNG_SCALE)):
+        if kept.keys() & set(names):
+            extras.metadata[kind] = b"".join(kept[name] for name in names if name in kept)
     extras.profile = b"iCCP" in found
     extras.left_out += [_CREDENTIALS] if b"caBX" in found else []
     if texts:
@@ -129,7 +134,7 @@ def _png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
         for name, start, length in _walk_png(file, path, size):
             pixels |= name == b"IDAT"
             if name in (*_PNG_TEXT, b"eXIf", b"iCCP", b"caBX") or (
-                name in _BEFORE_PIXELS and not pixels and length < 64
+                not pixels and (name in _PNG_SCALE or (name in _BEFORE_PIXELS and length < 64))
             ):
                 total += length
                 if total > MOST_BYTES:
@@ -192,7 +197,8 @@ def mended_png(head: bytes, metadata: Mapping[str, Any]) -> bytes | None:
         if name == b"IDAT":
             xmp = metadata.get("xmp-data")
             parts.insert(1, metadata.get("png-colour", b""))
-            parts += [_phys(metadata.get("resolution")), metadata.get("png-text", b"")]
+            parts += [_phys(metadata.get("resolution"))]
+            parts += [metadata.get(kind, b"") for kind in ("png-scale", "png-text")]
             parts += [_chunk(b"iTXt", _XMP_KEY + b"\0\0\0\0" + xmp)] if xmp else []
             parts += [_chunk(b"eXIf", metadata["exif-data"])] if "exif-data" in metadata else []
             return head[:8] + b"".join(parts) + head[start:]
@@ -405,7 +411,7 @@ def tiff_extras(path: Path, turned: bool) -> Extras:
     if floats and multiplied and of["samples"] == 2:  # libvips takes the transparency of gray for 0 to 255
         extras.too_bright = 255.0
     extras.frames = _imagej_pages(path, tags, of["samples"] * of["bits"])
-    extras.profile = 34675 in tags
+    extras.profile, extras.by_jpeg = 34675 in tags, of["packing"] == 7
     if carried:
         extras.metadata["tiff-tags"] = carried
     extras.metadata["resolution"] = tag_resolution(tags)

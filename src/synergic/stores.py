@@ -71,7 +71,7 @@ def is_file(path: Path) -> bool:
 def identity(file: "Path | UPath") -> object:
     """The same for all names of a file, links and other spellings; None for none that is there."""
     if not isinstance(file, Path):
-        return str(file)
+        return type(file.fs), file.path  # s3://b/a is s3a://b/a
     status = file.stat() if file.exists() else None
     return status and (status.st_dev, status.st_ino)
 
@@ -91,7 +91,9 @@ def path_inside(folder: "Path | UPath", other: "Path | UPath") -> Path | None:
     if isinstance(folder, Path) and isinstance(other, Path):
         folder, other = real_path(folder), real_path(other)
         return folder.relative_to(other) if other in folder.parents else None
-    inner, outer = str(folder), str(other).rstrip("/") + "/"
+    if isinstance(folder, Path) or isinstance(other, Path) or type(folder.fs) is not type(other.fs):
+        return None
+    inner, outer = folder.path, other.path.rstrip("/") + "/"
     return Path(inner.removeprefix(outer)) if inner.startswith(outer) and inner != outer else None
 
 

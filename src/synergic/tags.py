@@ -104,38 +104,34 @@ def rewrite_tags(file: BinaryIO, changes: Mapping[int, Tag | None]) -> None:
     file.write(struct.pack(word, start))
 
 
-def upright_exif(exif: bytes, width: int, height: int, lay: bool, resolution: "Resolution | None") -> bytes:
-    """EXIF of a picture that stands upright now, without the six letters before it: the orientation is 1, the size is
-    the picture's, its resolutions have changed places if it `lay` on its side, and the thumbnail, which shows the old
-    one, is gone. `resolution` is for EXIF that has none. Everything else is as it was, and where it was: a camera's own
-    notes may say where in EXIF they lie."""
-    data = bytearray(exif.removeprefix(b"Exif\0\0"))
+def upright_exif(exif: bytes, width: int, height: int, orientation: int, resolution: "Resolution | None") -> bytes:
+    """EXIF of a picture that stands upright now, `width` x `height`, without the six letters before it: its orientation
+    is 1 and no longer `orientation`, the size is the picture's, resolutions have changed places if it lay on its side,
+    the subject is where it stands now, and the thumbnail, which shows the old one, is gone. `resolution` is for EXIF
+    that has none. Everything else is as it was, and where it was: a camera's own notes may say where in EXIF they
+    lie."""
+    data, lay = bytearray(exif.removeprefix(b"Exif\0\0")), orientation in (5, 6, 7, 8)
     order, big, first = _first_folder(BytesIO(data))
     if big:  # no camera's
         return bytes(data)
 
-    def number(place: int) -> int:
-        return struct.unpack_from(order + "I", data, place)[0] if place else 0
-
     folder, following = _values(data, order, first)
-    details, _ = _values(data, order, number(folder.get(34665, 0)))
-    thumbnail, _ = _values(data, order, number(following))
+    details, _ = _values(data, order, _number(data, order, folder, 34665))
     for codes, size in (((256, 257), folder), ((40962, 40963), details)):
         for code, pixels in zip(codes, (width, height), strict=True):
             if code in size:
                 data[size[code] - 6 : size[code] + 4] = struct.pack(order + "HII", 4, 1, pixels)
     if 274 in folder:
         data[folder[274] - 6 : folder[274] + 4] = struct.pack(order + "HIHxx", 3, 1, 1)
-    if lay and {282, 283} <= folder.keys():
-        x, y = (slice(folder[code] - 6, folder[code] + 4) for code in (282, 283))
-        data[x], data[y] = data[y], data[x]
-    for starts, lengths in ((273, 279), (513, 514)):
-        start, length = number(thumbnail.get(starts, 0)), number(thumbnail.get(lengths, 0))
-        if start > following:  # behind all that is to stay, or it may be something else
-            end = min(start + length, len(data))
-            data[start:end] = b"" if end == len(data) else bytes(end - start)
+    for codes, place in (((282, 283), folder), ((41486, 41487), details)):  # of the picture, of the sensor
+        if lay and place.keys() >= set(codes):
+            x, y = (slice(place[code] - 6, place[code] + 4) for code in codes)
+            data[x], data[y] = data[y], data[x]
+    for code in (37396, 41492):
+        if code in details:
+            _turn_subject(data, order, details[code], width, height, orientation)
     if following:
-        data[following : following + 4] = bytes(4)
+        _drop_thumbnail(data, order, following)
     file = BytesIO(data)
     if resolution is not None and 282 not in folder:
         rewrite_tags(file, resolution_tags(resolution))
@@ -144,15 +140,53 @@ def upright_exif(exif: bytes, width: int, height: int, lay: bool, resolution: "R
 
 def _values(data: bytearray, order: str, start: int) -> tuple[dict[int, int], int]:
     """Of a folder of EXIF that starts there: where each entry's value stands, by its code, and where it says where the
-    next folder starts; none and 0 for what is no folder."""
+    next folder starts: 0 where it does not. As many entries as are there, whatever it says: readers read them, too."""
     if not 8 <= start <= len(data) - 2:
         return {}, 0
     following = start + 2 + 12 * struct.unpack_from(order + "H", data, start)[0]
-    if following > len(data) - 4:
-        return {}, 0
-    return {
-        struct.unpack_from(order + "H", data, entry)[0]: entry + 8 for entry in range(start + 2, following, 12)
-    }, following
+    entries = reversed(range(start + 2, min(following, len(data) - 11), 12))  # the first of two of one code counts
+    values = {struct.unpack_from(order + "H", data, entry)[0]: entry + 8 for entry in entries}
+    return values, following if following <= len(data) - 4 else 0
+
+
+def _number(data: bytearray, order: str, folder: Mapping[int, int], code: int) -> int:
+    """A single number of a folder; 0 for none, and for several."""
+    if code not in folder:
+        return 0
+    kind, count = struct.unpack_from(order + "HI", data, folder[code] - 6)
+    return struct.unpack_from(order + ("H" if kind == 3 else "I"), data, folder[code])[0] if count == 1 else 0
+
+
+def _drop_thumbnail(data: bytearray, order: str, following: int) -> None:
+    """Take away the second folder, whose place stands at `following`, and the picture that it names."""
+    folder, _ = _values(data, order, struct.unpack_from(order + "I", data, following)[0])
+    for starts, lengths in ((273, 279), (513, 514)):
+        start, length = (_number(data, order, folder, code) for code in (starts, lengths))
+        if start > following:  # behind all that is to stay, or it may be something else
+            end = min(start + length, len(data))
+            data[start:end] = b"" if end == len(data) else bytes(end - start)
+    data[following : following + 4] = bytes(4)
+
+
+def _turn_subject(data: bytearray, order: str, value: int, width: int, height: int, orientation: int) -> None:
+    """Where the subject stands in a picture `width` x `height` that had this orientation: x, y, then a diameter, or
+    width and height, in shorts. What lies outside the picture stays as it is."""
+    kind, count = struct.unpack_from(order + "HI", data, value - 6)
+    if kind != 3 or count not in (2, 3, 4):
+        return
+    place = value if count == 2 else struct.unpack_from(order + "I", data, value)[0]
+    if place > len(data) - 2 * count:
+        return
+    x, y, *size = struct.unpack_from(f"{order}{count}H", data, place)
+    if orientation in (5, 6, 7, 8):
+        x, y, size = y, x, size[::-1]
+    if x >= width or y >= height:
+        return
+    if orientation in (2, 3, 6, 7):
+        x = width - 1 - x
+    if orientation in (3, 4, 7, 8):
+        y = height - 1 - y
+    struct.pack_into(f"{order}{count}H", data, place, x, y, *size)
 
 
 def _folder(file: BinaryIO) -> tuple[str, bool, list[tuple[int, int, int, bytes]]]:
