@@ -8,7 +8,6 @@ import argparse
 import shutil
 from pathlib import Path
 
-from synergic.errors import SynergicError
 from synergic.files import whole_file
 from synergic.images import Picture, find_pictures, read_pixels, write_picture
 
@@ -32,13 +31,9 @@ def main(train: Path, validation: Path, out: Path) -> None:
 
 
 def cut(path: Path, folder: Path) -> None:
-    """The middle of a picture, as a PNG of its name."""
+    """The middle of a picture, as a PNG of its name; all of it, where it is smaller."""
     pixels = read_pixels(path)
-    if min(pixels.shape[:2]) < SIZE:
-        raise SynergicError(
-            f"{path}: expected at least {SIZE} x {SIZE} pixels, got {pixels.shape[1]} x {pixels.shape[0]}"
-        )
-    top, left = ((length - SIZE) // 2 for length in pixels.shape[:2])
+    top, left = (max(0, length - SIZE) // 2 for length in pixels.shape[:2])
     middle = pixels[top : top + SIZE, left : left + SIZE]
     write_picture(folder / f"{path.stem}.png", Picture(middle, None, {}, None))
 
