@@ -52,7 +52,7 @@ from synergic.metadata import (
     webp_extras,
 )
 from synergic.stores import files_in, path_inside
-from synergic.tags import Resolution, count_folders, read_tags, rewrite_tags, upright_exif
+from synergic.tags import ACROSS, DOWN, SIDEWAYS, Resolution, count_folders, read_tags, rewrite_tags, upright_exif
 
 __all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "check_writable", "compress_jpeg", "encode_png"]
 __all__ += ["find_pictures", "from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
@@ -297,11 +297,11 @@ def _decode_jpeg(source: pyvips.Source) -> np.ndarray:
 
 def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     """Apply EXIF orientation 1-8 (anything else: as it is) to H W C."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in SIDEWAYS:
         samples = samples.swapaxes(0, 1)  # W H C
-    if orientation in (2, 3, 6, 7):
+    if orientation in ACROSS:
         samples = samples[:, ::-1]
-    if orientation in (3, 4, 7, 8):
+    if orientation in DOWN:
         samples = samples[::-1]
     return np.ascontiguousarray(samples)
 
@@ -340,7 +340,7 @@ def _metadata(image: pyvips.Image, extras: Extras, orientation: int) -> dict[str
     if EXIF in metadata and not is_exif(metadata[EXIF]):  # libvips would make up another in its place
         del metadata[EXIF]
         extras.left_out.append("EXIF, which is damaged")
-    resolution, lay = metadata.pop("resolution", None), orientation in (5, 6, 7, 8)
+    resolution, lay = metadata.pop("resolution", None), orientation in SIDEWAYS
     if resolution is not None:
         metadata["resolution"] = resolution.turned() if lay else resolution
     if EXIF in metadata:

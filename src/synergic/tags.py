@@ -13,9 +13,12 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
-__all__ = ["CENTIMETRE", "INCH", "METRE", "MOST_BYTES", "Resolution", "Tag", "count_folders", "make_resolution"]
+__all__ = ["ACROSS", "CENTIMETRE", "DOWN", "INCH", "METRE", "MOST_BYTES", "SIDEWAYS", "Resolution", "Tag"]
+__all__ += ["count_folders", "make_resolution"]
 __all__ += ["read_tags", "resolution_tags", "rewrite_tags", "tag_resolution", "upright_exif"]
 
+SIDEWAYS, ACROSS, DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
+"""EXIF's orientations of what is to be transposed, and then mirrored left to right, and top to bottom."""
 MOST_BYTES = 64 << 20
 """Of tags, texts and the like in one file."""
 
@@ -110,7 +113,7 @@ def upright_exif(exif: bytes, width: int, height: int, orientation: int, resolut
     the subject is where it stands now, and the thumbnail, which shows the old one, is gone. `resolution` is for EXIF
     that has none. Everything else is as it was, and where it was: a camera's own notes may say where in EXIF they
     lie."""
-    data, lay = bytearray(exif.removeprefix(b"Exif\0\0")), orientation in (5, 6, 7, 8)
+    data, lay = bytearray(exif.removeprefix(b"Exif\0\0")), orientation in SIDEWAYS
     order, big, first = _first_folder(BytesIO(data))
     if big:  # no camera's
         return bytes(data)
@@ -178,13 +181,13 @@ def _turn_subject(data: bytearray, order: str, value: int, width: int, height: i
     if place > len(data) - 2 * count:
         return
     x, y, *size = struct.unpack_from(f"{order}{count}H", data, place)
-    if orientation in (5, 6, 7, 8):
+    if orientation in SIDEWAYS:
         x, y, size = y, x, size[::-1]
     if x >= width or y >= height:
         return
-    if orientation in (2, 3, 6, 7):
+    if orientation in ACROSS:
         x = width - 1 - x
-    if orientation in (3, 4, 7, 8):
+    if orientation in DOWN:
         y = height - 1 - y
     struct.pack_into(f"{order}{count}H", data, place, x, y, *size)
 
