@@ -386,15 +386,15 @@ def test_other_pictures_in_the_same_folder_are_evaluated_anew(
     assert said[0].startswith("[1/1] SAT-Net, seed 1: val, sigma 25: ")
 
 
-def test_a_run_that_was_killed_before_its_state_begins_anew(recipe: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_before_its_weights_goes_on(recipe: Path, tmp_path: Path) -> None:
     runs, said = plan(recipe, tmp_path, ["satnet"], 1, {}), list[str]()
     runs[0].folder.mkdir(parents=True)
+    whole = tmp_path / "whole" / "satnet" / "seed-1"
     ablate(plan(recipe, tmp_path / "whole", ["satnet"], 1, {}), {}, "cpu")
-    shutil.copyfile(
-        tmp_path / "whole" / "satnet" / "seed-1" / "weights.safetensors", runs[0].folder / "weights.safetensors"
-    )
+    shutil.copyfile(whole / "state.safetensors", runs[0].folder / "state.safetensors")
     ablate(runs, {}, "cpu", said.append)
     assert said == ["[1/1] SAT-Net, seed 1: training from step 0 to 4"]
+    assert load_weights(runs[0].folder / "weights.safetensors")[1] == load_weights(whole / "weights.safetensors")[1]
 
 
 def test_runs_from_before_a_key_was_there_still_count(
@@ -404,13 +404,14 @@ def test_runs_from_before_a_key_was_there_still_count(
     shutil.copytree(finished[0] / "satnet" / "seed-1", folder)
     network, card = load_weights(folder / "weights.safetensors")
     older = {key: value for key, value in card.recipe.items() if key != "patterns"}
-    save_weights(folder / "weights.safetensors", network, replace(card, recipe=older))
+    card = replace(card, recipe=older)
+    save_weights(folder / "weights.safetensors", network, card)
     shutil.copytree(finished[0] / "baseline", tmp_path / "baseline")
     assert [row["row"] for row in collect(tmp_path)["rows"]] == ["baseline", "satnet"]
     run = next(run for run in finished[1] if run.row == "satnet")
-    check_recipe(run.recipe, folder, PLACES)
+    check_recipe(run.recipe, card, folder, PLACES)
     with pytest.raises(SynergicError, match=r"patterns: expected 0.0 as it began, got 0.5"):
-        check_recipe(replace(run.recipe, patterns=0.5), folder, PLACES)
+        check_recipe(replace(run.recipe, patterns=0.5), card, folder, PLACES)
 
 
 def test_the_command(recipe: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -31,6 +31,7 @@ from synergic.train import (
     charbonnier,
     learning_rate,
     log_mse,
+    read_log,
     read_pictures,
     read_recipe,
     train,
@@ -262,6 +263,35 @@ def test_a_run_goes_on_by_its_own_recipe(recipe: Recipe, tmp_path: Path) -> None
     )
     train(free, tmp_path / "run", accelerator="cpu", resume=True)
     assert load_weights(tmp_path / "run" / "weights.safetensors")[1].steps == 2
+
+
+@pytest.mark.parametrize("finished", ["the first state", "the first weights", "the last state", "the last weights"])
+def test_a_run_killed_while_it_saves_goes_on(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: str
+) -> None:
+    train(recipe, tmp_path / "first", accelerator="cpu")
+    others = replace(
+        recipe, init=str(tmp_path / "first" / "weights.safetensors"), steps=2, validate_every=1, data="others"
+    )
+    train(others, tmp_path / "whole", accelerator="cpu")
+    of, name = (module, "save_weights") if "state" in finished else (csv, "DictWriter")
+    original, saves = getattr(of, name), count(1)
+
+    def killed(*given: Any) -> Any:
+        if next(saves) == (1 if "first" in finished else 2):
+            raise KeyboardInterrupt
+        return original(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(of, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(others, tmp_path / "run", accelerator="cpu")
+    train(others, tmp_path / "run", accelerator="cpu", resume=True)
+    (whole, of_whole), (run, of_run) = (load_weights(tmp_path / f / "weights.safetensors") for f in ("whole", "run"))
+    assert all(torch.equal(run.state_dict()[key], tensor) for key, tensor in whole.state_dict().items())
+    assert replace(of_run, seconds=of_whole.seconds) == of_whole
+    assert of_run.data == f"{recipe.data}; others"
+    assert [row["step"] for row in read_log(tmp_path / "run")] == ["1", "2"]
 
 
 def test_a_run_killed_before_its_log_was_written_writes_it(recipe: Recipe, tmp_path: Path) -> None:

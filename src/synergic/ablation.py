@@ -39,6 +39,7 @@ from synergic.train import (
     recipe_of,
     train,
 )
+from synergic.weights import read_header
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -159,7 +160,8 @@ def ablate(
     for protocol in {protocol.data: protocol for protocol in wanted.values()}.values():
         protocol.clean_pictures()
     for number, run in enumerate(runs, 1):
-        check_recipe(run.recipe, run.folder, PLACES)
+        if (weights := run.folder / "weights.safetensors").exists():
+            check_recipe(run.recipe, read_header(weights)[1], run.folder, PLACES)
         head = f"[{number}/{len(runs)}] {TITLES.get(run.row, run.row)}, seed {run.recipe.seed}"
         run.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -177,8 +179,6 @@ def finish(run: Run, wanted: Mapping[str, Protocol], accelerator: str, say: Call
         end = run.recipe.steps if run.recipe.seconds is None else f"{run.recipe.seconds:g} s"
         say(f"training from step {step} to {end}")
         resume = (run.folder / "state.safetensors").exists()
-        if not resume:  # killed before its first one
-            (run.folder / "weights.safetensors").unlink(missing_ok=True)
         train(run.recipe, run.folder, resume=resume, accelerator=accelerator)
     measure(run.folder, wanted, accelerator, say)
 
@@ -252,7 +252,7 @@ def collect(folder: Path) -> dict[str, Any]:
     finished = sorted(path.parent for path in folder.glob("*/seed-*/scores.json"))
     if not finished:
         raise SynergicError(f"{folder}: expected finished runs, found none; train some first")
-    recipes = [recipe_of(run / "weights.safetensors") for run in finished]
+    recipes = [recipe_of(read_header(run / "weights.safetensors")[1]) for run in finished]
     first_row, first_of = finished[0].parent.name, dict[str, dict[str, Any]]()
     for run, recipe in zip(finished, recipes, strict=True):
         row = run.parent.name

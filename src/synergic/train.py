@@ -34,7 +34,7 @@ from synergic.metrics import psnr
 from synergic.muon import Muon
 from synergic.network import EDITIONS, SATNet, SATNetConfig, count_parameters
 from synergic.restore import turned, turned_back
-from synergic.weights import load_weights, open_safetensors, read_header, save_tensors, save_weights
+from synergic.weights import load_weights, open_safetensors, save_tensors, save_weights
 
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 DEGRADATIONS: dict[Task, type[GaussianNoise | CameraNoise | JPEG]] = {
@@ -496,42 +496,43 @@ class State:
         return named
 
     def save(self, seconds: float) -> None:
-        """Write weights and state, each whole or not at all; `seconds` were spent since the last time.
+        """Write state, weights and the log's row; `seconds` were spent since the last time.
 
-        The state comes last: a run that is killed in between goes on from the older one and writes the rest again.
+        The state comes first, whole or not at all: the rest follows from it, and is written when a run that was killed
+        in between is resumed.
         """
         self.seconds += seconds
         if not self.fabric.is_global_zero:
             return
-        save_weights(self.run / "weights.safetensors", self.averaged, self.card())
         tensors = {
             key: tensor.cpu().clone(memory_format=torch.contiguous_format) for key, tensor in self.tensors().items()
         }
         facts = {key: str(getattr(self, key)) for key in FACTS}
-        save_tensors(self.path, tensors, facts | {"row": json.dumps(self.row)})
-        self.write_row()
+        facts |= {"row": json.dumps(self.row), "card": json.dumps(asdict(self.card()))}
+        save_tensors(self.path, tensors, facts)
+        self.write_results()
 
     def load(self) -> None:
         """Go on from the saved state."""
         if not self.path.exists():
             raise SynergicError(f"{self.path}: expected a training state to resume, found none; start without --resume")
-        check_recipe(self.recipe, self.run, (*PLACES, *STEERING))
-        weights = self.run / "weights.safetensors"
-        if weights.exists():
-            self.remember(read_header(weights)[1])
         with open_safetensors(self.path) as file:
             metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         try:
+            self.row, card = json.loads(metadata["row"]), read_config(Card, json.loads(metadata["card"]), self.path)
+            check_recipe(self.recipe, card, self.run, (*PLACES, *STEERING))
             self.take(metadata, tensors)
+        except SynergicError:
+            raise
         except (KeyError, ValueError, RuntimeError):  # a tensor that is not there, no number, another shape
             raise SynergicError(
                 f"{self.path}: expected the state of a run of this recipe, got another's or a damaged one; "
                 "resume with the recipe that the run was started with"
             ) from None
-        self.row = json.loads(metadata.get("row", "{}"))
+        self.remember(card)
         logged = [row["step"] for row in read_log(self.run)]
-        if self.row and self.fabric.is_global_zero and str(self.step) not in logged:  # killed before it was
-            self.write_row()
+        if self.fabric.is_global_zero and str(self.step) not in logged:  # killed before it was
+            self.write_results()
 
     @torch.no_grad()
     def take(self, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
@@ -559,13 +560,14 @@ class State:
         self.row = {"step": self.step, **values}
         self.fabric.print("  ".join(f"{key} {value:.6g}" for key, value in self.row.items()))
 
-    def write_row(self) -> None:
+    def write_results(self) -> None:
+        """The weights, whole or not at all, and then the log's row."""
+        save_weights(self.run / "weights.safetensors", self.averaged, self.card())
         row = self.row | {"seconds": round(self.seconds, 1)}
         path = self.run / "log.csv"
-        new = not path.exists()
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)
-            if new:
+            if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
         with SummaryWriter(str(self.run)) as events:
@@ -586,12 +588,9 @@ class State:
         )
 
 
-def check_recipe(recipe: Recipe, run: Path, free: Iterable[str]) -> None:
-    """Refuse to go on with a run of another recipe; keys that are `free` may differ."""
-    weights = run / "weights.safetensors"
-    if not weights.exists():
-        return
-    for key, asked, found in differences(as_json(asdict(recipe)), recipe_of(weights), free):
+def check_recipe(recipe: Recipe, card: Card, run: Path, free: Iterable[str]) -> None:
+    """Refuse to go on with a run whose card names another recipe; keys that are `free` may differ."""
+    for key, asked, found in differences(as_json(asdict(recipe)), recipe_of(card), free):
         raise SynergicError(f"{run}: {key}: expected {found!r} as it began, got {asked!r}; pass another -o")
 
 
@@ -606,10 +605,10 @@ def differences(recipe: dict[str, Any], other: dict[str, Any], free: Iterable[st
     yield from ((key, one[key], two.get(key)) for key in one if key not in passed and one[key] != two.get(key))
 
 
-def recipe_of(weights: Path) -> dict[str, Any]:
-    """What the weights were trained by; keys that recipes did not have yet are at their defaults."""
+def recipe_of(card: Card) -> dict[str, Any]:
+    """What weights were trained by; keys that recipes did not have yet are at their defaults."""
     known = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
-    recipe = as_json(known) | read_header(weights)[1].recipe
+    recipe = as_json(known) | card.recipe
     kinds = {"network": SATNetConfig, "degradation": DEGRADATIONS[recipe["task"]]}
     return recipe | {table: as_json(asdict(kind())) | recipe[table] for table, kind in kinds.items()}
 
