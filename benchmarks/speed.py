@@ -1,9 +1,9 @@
 """Speed and quality on this machine: `python benchmarks/speed.py --data SET12 -o DIR [--sizes 256 512 ...]`.
 
-Every contestant lives in a process of its own, and they take turns, a picture each a round, so that a machine whose
-speed drifts treats all alike. Per size: megapixels a second (median, lowest and highest round), GFLOP/s of the plain
-form, its share of what 64-channel convolutions alone reach, and peak memory. DIR gets speed.json, speed.md and
-speed.png: PSNR on Set12 at sigma 25 over megapixels a second.
+Every contestant lives in a process of its own, and they take turns, two seconds each a round, so that a machine whose
+speed drifts treats all alike. Per size: megapixels a second (median, lowest and highest round) as in a folder of such
+pictures, GFLOP/s of the plain form, its share of what 64-channel convolutions alone reach, and peak memory. DIR gets
+speed.json, speed.md and speed.png: PSNR on Set12 at sigma 25 over megapixels a second.
 """
 
 import argparse
@@ -48,6 +48,9 @@ SLOW = 20.0
 """Seconds a picture beyond which a contestant sits the larger sizes out."""
 PAUSE = 0.5
 """Seconds between two contestants: threads of the one may wait in loops for a while, at the cost of the other."""
+TURN = 2.0
+"""Seconds that a turn lasts at least. The first picture of several does not count: it finds the caches full of what
+others left there, for 5 to 15 % of the time of a small one."""
 PRECISION = pick_precision("auto", torch.device("cpu"))
 BY_NNPACK = gains_from_nnpack(torch.device("cpu"), PRECISION)
 KIND = str(PRECISION).removeprefix("torch.")
@@ -242,27 +245,35 @@ def run_of(net: nn.Module, precision: torch.dtype) -> Run:
 
 @torch.inference_mode()
 def work(name: str, pipe: Connection) -> None:
-    """A contestant's process: None goes out once it is set up; a picture comes in, what it gave, seconds and peak
-    memory in MB go out; None ends it."""
+    """A contestant's process: None goes out once it is set up; a picture and a turn's least seconds come in, what
+    it gave, seconds a picture and peak memory in MB go out; None ends it."""
     keep_freed_memory()  # as the command does
     run = contestants()[name].make()
     pipe.send(None)
-    while (picture := pipe.recv()) is not None:
+    while (asked := pipe.recv()) is not None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        begun = time.perf_counter()
-        restored = run(picture)
-        seconds = time.perf_counter() - begun
+        restored, seconds = turn(run, *asked)
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         pipe.send((restored, seconds, int(status["VmHWM"].split()[0]) // 1024))
 
 
-def ask(pipe: Connection, picture: np.ndarray) -> tuple[np.ndarray, float, int]:
-    """One picture to one contestant."""
-    pipe.send(picture)
+def turn(run: Run, picture: np.ndarray, least: float) -> tuple[np.ndarray, float]:
+    """What it gives, and seconds a picture: the median of a turn of at least so many seconds, see `TURN`."""
+    times = list[float]()
+    while not times or sum(times) < least:
+        begun = time.perf_counter()
+        restored = run(picture)
+        times.append(time.perf_counter() - begun)
+    return restored, median(times[1:] or times)
+
+
+def ask(pipe: Connection, picture: np.ndarray, least: float = 0.0) -> tuple[np.ndarray, float, int]:
+    """One picture to one contestant, once or for a turn."""
+    pipe.send((picture, least))
     return pipe.recv()
 
 
-def race(pipes: dict[str, Connection], sizes: list[int], rounds: int) -> list[dict[str, Any]]:
+def race(pipes: dict[str, Connection], sizes: list[int], rounds: int, least: float = TURN) -> list[dict[str, Any]]:
     """Rows of name, size, seconds of every round, memory. The first round of a size does not count. A contestant that
     is too slow to go on ends, and so does the memory that it kept; at the end all have. One whose process the system
     has ended, for want of memory, sits the rest out."""
@@ -280,7 +291,7 @@ def race(pipes: dict[str, Connection], sizes: list[int], rounds: int) -> list[di
             for name, pipe in list(racing.items()):
                 time.sleep(PAUSE)
                 try:
-                    _, seconds, memory = ask(pipe, picture)
+                    _, seconds, memory = ask(pipe, picture, least)
                 except (EOFError, OSError):
                     racing.pop(name)
                     continue
@@ -344,7 +355,9 @@ def draw(rows: list[dict[str, Any]], scores: dict[str, float], size: int, path: 
     save_figure(figure, path)
 
 
-def main(data: Path | None, out: Path, sizes: list[int], rounds: int, only: list[str] | None) -> None:
+def main(
+    data: Path | None, out: Path, sizes: list[int], rounds: int, only: list[str] | None, least: float = TURN
+) -> None:
     """Race, measure quality, write."""
     pictures = [] if data is None else [clean for _, clean in read_folder(data, 1)]
     wanted = [CONVOLUTIONS, *(only or [""])]
@@ -359,7 +372,7 @@ def main(data: Path | None, out: Path, sizes: list[int], rounds: int, only: list
     scores = {name: contestant.psnr for name, contestant in entered.items() if contestant.psnr is not None}
     if pictures:
         scores = {name: quality(pipes[name], pictures) if np.isnan(score) else score for name, score in scores.items()}
-    rows = race(pipes, sizes, rounds)
+    rows = race(pipes, sizes, rounds, least)
     for row in rows:
         pixels, flop = row["size"] ** 2, entered[row["name"]].flop
         speeds = sorted(pixels / 1e6 / seconds for seconds in row["seconds"])
@@ -381,6 +394,7 @@ if __name__ == "__main__":
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/speed"))
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turn", type=float, default=TURN, help="seconds that a turn lasts at least")
     parser.add_argument("--only", nargs="+", help="contestants whose name contains one of these")
     arguments = parser.parse_args()
-    main(arguments.data, arguments.out, arguments.sizes, arguments.rounds, arguments.only)
+    main(arguments.data, arguments.out, arguments.sizes, arguments.rounds, arguments.only, arguments.turn)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 import reference
 import synergic.attention
-from synergic.attention import BOUND, _attend_bounded, attend, patch_attention, pixel_attention
+from synergic.attention import BOUND, attend, patch_attention, pixel_attention
 from synergic.network import NonLocalAttention, SATNetConfig
 from synergic.patches import fold, grid_padding, overlap_count, patches, unfold
 
@@ -236,11 +236,13 @@ def test_bias_ignores_keys() -> None:
 
 def test_bounded_similarities_need_no_maximum() -> None:
     q, k, v = (x.flatten(1, 2) for x in maps(6, 5, dtype=torch.float64))
-    bias = torch.zeros(1, 30, dtype=torch.float64)
-    bias[:, 20:] = float("-inf")
-    assert error(_attend_bounded(q, k, v, bias), attend(q, k[:, :20], v[:, :20])) < 1e-12
+    summed = partial(attend, normalised=False)
+    ones, zeros = torch.ones_like(v), torch.zeros_like(v)
+    assert error(summed(q, k, v) / summed(q, k, ones), attend(q, k, v)) < 1e-12
+    on_map = torch.cat([ones[:, :20], zeros[:, 20:]], 1)  # as beyond the map's edge
+    assert error(summed(q, k, v * on_map) / summed(q, k, on_map), attend(q, k[:, :20], v[:, :20])) < 1e-12
     inputs = [x.requires_grad_() for x in (q, k, v)]
-    assert torch.autograd.gradcheck(partial(_attend_bounded, bias=bias), inputs)
+    assert torch.autograd.gradcheck(summed, inputs)
 
 
 @pytest.mark.parametrize("window", [None, 8])

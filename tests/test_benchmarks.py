@@ -5,7 +5,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib import import_module
+from itertools import chain, count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 
 
 def test_speed_writes_its_figures(tmp_path: Path) -> None:
-    options = ["--only", "gray-denoise, bare", "--sizes", "64", "--rounds", "1", "-o", str(tmp_path)]
+    options = ["--only", "gray-denoise, bare", "--sizes", "64", "--rounds", "1", "--turn", "0.1", "-o", str(tmp_path)]
     subprocess.run([sys.executable, str(SPEED), *options], check=True)
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     kind = "bfloat16" if gains_from_bfloat16(torch.device("cpu")) else "float32"
@@ -48,8 +50,8 @@ def test_a_contestant_whose_process_is_gone_sits_out(monkeypatch: pytest.MonkeyP
         def __init__(self, turns: int) -> None:
             self.turns, self.side, self.ended = turns, 0, False
 
-        def send(self, picture: np.ndarray | None) -> None:
-            self.ended, self.side = picture is None, 0 if picture is None else len(picture)
+        def send(self, asked: tuple[np.ndarray, float] | None) -> None:
+            self.ended, self.side = asked is None, 0 if asked is None else len(asked[0])
 
         def recv(self) -> tuple[None, float, int]:
             self.turns -= 1
@@ -67,6 +69,18 @@ def test_a_contestant_whose_process_is_gone_sits_out(monkeypatch: pytest.MonkeyP
         ("slow", 16, 1),
     ]
     assert [name for name, pipe in pipes.items() if pipe.ended] == ["whole", "slow"]
+
+
+def test_the_first_picture_of_a_turn_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SPEED.parent))
+    speed = import_module("speed")
+    for seconds, pictures, wanted in (([0.5, 0.125, 0.25, 0.125, 4], 4, 0.125), ([3, 4], 1, 3), ([0.5, 2, 4], 2, 2)):
+        passing = iter(seconds)
+        clock = chain.from_iterable((at, at + next(passing)) for at in count(0, 100))
+        monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda clock=clock: next(clock)))
+        seen = list[np.ndarray]()
+        _, found = speed.turn(seen.append, np.zeros((4, 4, 1), np.float32), 1.0)
+        assert (len(seen), found) == (pictures, wanted)
 
 
 def test_floor_writes_its_figures(tmp_path: Path) -> None:
