@@ -187,6 +187,21 @@ def test_two_inputs_of_one_name_are_refused_before_anything_is_written(folder: P
         plan_jobs([folder / "a.png", folder / "deep" / "a.png"], folder.parent / "out")
 
 
+@pytest.mark.parametrize(
+    "names", [("a.png", "A.png"), ("Strau\u00df.png", "STRAUSS.png"), ("e\u0301.png", "\u00e9.png")]
+)
+def test_names_that_one_disk_takes_for_one_are_refused_there(
+    tmp_path: Path, names: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / "card1", tmp_path / "card2"]
+    for folder, name in zip(folders, names, strict=True):
+        save(folder / name, np.zeros((4, 4, 1), np.uint8))
+    assert [job.target.name for job in plan_jobs(folders, tmp_path / "out")] == list(names)
+    monkeypatch.setattr("synergic.batch.ignores_case", lambda _: True)
+    with pytest.raises(SynergicError, match="expected an output name of its own, got .* like .*card1"):
+        plan_jobs(folders, tmp_path / "out")
+
+
 def test_shards_are_disjoint_and_complete(folder: Path) -> None:
     jobs = plan_jobs([folder], folder.parent / "out")
     shards = [plan_jobs([folder], folder.parent / "out", (i, 3)) for i in (1, 2, 3)]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,18 @@ import pytest
 
 from conftest import save
 from synergic import cli
-from synergic.batch import Options, plan_jobs, restore_files
-from synergic.cluster import FOLDER, check_address, check_that_it_answers, is_loopback, short_folder
+from synergic.batch import Job, Options, plan_jobs, restore_files
+from synergic.cluster import (
+    FOLDER,
+    Worker,
+    check_address,
+    check_that_it_answers,
+    is_loopback,
+    is_there,
+    ray_at,
+    short_folder,
+    uses_gpus,
+)
 from synergic.errors import SynergicError
 from synergic.files import own_folder
 
@@ -190,6 +201,56 @@ def test_without_ray_it_says_what_to_install(
     told = capsys.readouterr().err
     assert told == "synergic: --cluster: expected ray, got none; run pip install 'synergic[cluster]'\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_the_handlers_of_signals_stay_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own ends the program, with the signal's number and no summary."""
+
+    def init(**_: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+
+    ray = SimpleNamespace(init=init, shutdown=lambda: None, exceptions=SimpleNamespace(RayError=RuntimeError))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(name, "")
+    before = signal.getsignal(signal.SIGTERM)
+    with ray_at("local"):
+        assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "wanted"),
+    [({}, 8, True), ({}, 0, False), ({"device": "cpu"}, 8, False), ({"engine": "onnx"}, 8, False)],
+)
+def test_workers_of_onnx_runtime_are_one_for_each_processor(asked: dict[str, Any], gpus: int, wanted: bool) -> None:
+    assert uses_gpus(Options(**asked), {"CPU": 128.0, "GPU": float(gpus)}) == wanted
+
+
+def test_a_store_that_fails_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is asked what is there, and when a worker looks for its files: the line says why."""
+
+    def fail(*_: object) -> Any:
+        raise SynergicError("s3://bucket: cannot be reached: 503")
+
+    job = Job(tmp_path / "a.png", tmp_path / "out" / "a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr("synergic.cluster.size_of", fail)
+        assert not is_there(job, resume=True)
+    monkeypatch.setattr("synergic.cluster.place", fail)
+    answer = Worker(Options())({"number": 3, "source": str(job.source), "target": str(job.target)})
+    assert answer["number"] == 3
+    result = json.loads(answer["result"])
+    assert (result["status"], result["error"]) == ("failed", "s3://bucket: cannot be reached: 503")
+
+
+def test_a_worker_does_not_list_the_folder_of_the_outputs(
+    tmp_path: Path, make_weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synergic.batch.remove_unfinished", lambda _: pytest.fail("for every file"))
+    save(tmp_path / "a.png", np.zeros((20, 20, 1), np.uint8))
+    worker = Worker(Options(weights=str(make_weights()), device="cpu"))
+    answer = worker({"number": 0, "source": str(tmp_path / "a.png"), "target": str(tmp_path / "b.png")})
+    assert json.loads(answer["result"])["status"] == "restored"
 
 
 def test_loopback() -> None:

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 
 import synergic.desk as module
 from conftest import save
-from synergic.batch import Job, Options, restore_file
+from synergic.batch import Job, Options, restore_files
 from synergic.desk import Desk, Drawing, FullError, GoneError, Limits, Pace, Run, StoppedError
 from synergic.errors import SynergicError
 from synergic.explain import heat_picture
@@ -94,7 +94,7 @@ def test_what_cannot_come_along_is_told_as_by_the_command(
     token = hand_in(desk, source)
     restored(desk, token)
     assert desk.state(token)["warnings"] == [line]
-    by_command = restore_file(Job(source, tmp_path / f"by-command-{name}"), desk.defaults)
+    (by_command,) = restore_files([Job(source, tmp_path / f"by-command-{name}")], desk.defaults)
     assert by_command["warnings"] == [f"{source}: {line}"]
     assert not [*desk.find(token).folder.glob("corner*")]
 
@@ -119,7 +119,8 @@ def test_the_bytes_are_the_commands(
     restored(desk, token, sigma=20.0)
     for strength in (1.0, 0.37, 0.0):
         target = tmp_path / "command" / str(strength) / name
-        restore_file(Job(source, target), desk.options(sigma=20.0, strength=strength))
+        (by_command,) = restore_files([Job(source, target)], desk.options(sigma=20.0, strength=strength))
+        assert by_command["status"] == "restored"
         assert desk.save(token, strength).read_bytes() == target.read_bytes()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from synergic import files
 from synergic.errors import SynergicError
-from synergic.files import own_folder, remove_unfinished, rights, whole_file
+from synergic.files import ignores_case, own_folder, remove_unfinished, rights, whole_file
 
 
 def write(path: Path, text: str, overwrite: bool = False) -> None:
@@ -121,12 +121,12 @@ def test_files_of_a_killed_run_are_deleted_and_those_of_a_living_one_kept(tmp_pa
     code = "import os, sys, pathlib, synergic.files as f\n"
     code += "with f.whole_file(pathlib.Path(sys.argv[1])) as unfinished: unfinished.write_text('half'); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], check=False).returncode == 9
-    (killed,) = tmp_path.iterdir()
-    assert killed.name.startswith(".synergic-")
+    killed = list(tmp_path.iterdir())
+    assert [path.name[:10] for path in killed] == [".synergic-"] * 2
     (tmp_path / ".hidden.png").write_text("not ours")
     with whole_file(tmp_path / "b.png") as living:
         remove_unfinished(tmp_path)
-        assert not killed.exists()
+        assert not any(path.exists() for path in killed)
         assert living.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden.png", "b.png"]
     remove_unfinished(tmp_path / "no folder")
@@ -152,16 +152,47 @@ def test_a_new_file_that_another_run_clears_away_is_made_again(tmp_path: Path, m
     assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o600
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="locks")
+def test_what_is_written_is_not_what_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network folders let nobody write to a locked file but through what has locked it."""
+    locked, lock = set[int](), files._lock
+
+    def watched(file: Any, *, wait: bool = False) -> None:
+        locked.add(os.fstat(file.fileno()).st_ino)
+        lock(file, wait=wait)
+
+    monkeypatch.setattr("synergic.files._lock", watched)
+    with whole_file(tmp_path / "a.png") as unfinished:
+        assert len(locked) == 1
+        assert unfinished.stat().st_ino not in locked
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_finished_file_is_kept_by_those_who_clear_up_until_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: str, overwrite: bool
+) -> None:
+    publish = files._publish
+
+    def late(*given: Any) -> None:
+        remove_unfinished(tmp_path)
+        publish(*given)
+
+    monkeypatch.setattr("synergic.files._publish", late)
+    write(tmp_path / "a.txt", "whole", overwrite)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "whole"}
+
+
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", refuse)
     write(tmp_path / "a.txt", "whole")
-    hidden = tmp_path / f".synergic-{'0' * 16}.png"
-    hidden.write_text("whose?")
+    hidden = [tmp_path / f".synergic-{'0' * 16}.{suffix}" for suffix in ("being-written", "png")]
+    for path in hidden:
+        path.write_text("whose?")
     remove_unfinished(tmp_path)
-    assert sorted(tmp_path.iterdir()) == [hidden, tmp_path / "a.txt"]
+    assert sorted(tmp_path.iterdir()) == [*hidden, tmp_path / "a.txt"]
 
 
 def test_files_of_similar_names_are_kept(tmp_path: Path) -> None:
@@ -187,6 +218,19 @@ def test_rights_are_those_given_and_the_umask(tmp_path: Path, mode: int, umask: 
         os.umask(before)
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.txt", "b.txt")]
     assert modes == [written, 0o666 & ~umask]
+
+
+@pytest.mark.parametrize("ignoring", [False, True])
+def test_whether_a_disk_ignores_case_is_asked_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignoring: bool
+) -> None:
+    def exists(path: Path) -> bool:
+        spelled = str.casefold if ignoring else str
+        return spelled(path.name) in {spelled(entry.name) for entry in path.parent.iterdir()}
+
+    monkeypatch.setattr(Path, "exists", exists)
+    assert ignores_case(tmp_path) == ignoring
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_killed_runs_left_of_their_folders_is_deleted(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from conftest import save
 from synergic import cli
 from synergic.batch import Options, plan_jobs, restore_files, size_of
 from synergic.errors import SynergicError
-from synergic.stores import identity, path_inside, place
+from synergic.stores import fetched, identity, path_inside, place
 
 S3 = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -119,6 +119,24 @@ def test_a_store_that_fails_for_a_moment_costs_one_file(
     assert errors == [
         f"{bucket / 'out' / 'more' / 'b.png'}: cannot be reached: no answer; check the URL and the rights to it"
     ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are not locked there")
+def test_what_killed_runs_left_of_pictures_of_a_store_is_deleted(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be private; they lie in the temporary folder meanwhile."""
+    code = "import os, sys; from synergic.stores import fetched, place\n"
+    code += "with fetched(place(sys.argv[1])) as file: assert file.stat().st_size; os._exit(9)"
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    assert subprocess.run([sys.executable, "-c", code, str(scans / "a.png")], check=False).returncode == 9
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (left,) = (tmp_path / "temporary").iterdir()
+    with fetched(scans / "a.png") as file:
+        assert file.stat().st_size > 0
+        assert not left.exists()
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_one_place_by_two_names_is_one_place(scans: Path, bucket: Path) -> None:

@@ -11,11 +11,12 @@ from errno import ELOOP
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from unicodedata import normalize
 
 from synergic.card import Task, weights_for
 from synergic.engine import OnnxRestorer
 from synergic.errors import SynergicError
-from synergic.files import check_folder, remove_unfinished, rights
+from synergic.files import check_folder, ignores_case, remove_unfinished, rights
 from synergic.formats import UNWRITABLE
 from synergic.images import (
     MAX_PIXELS,
@@ -162,16 +163,20 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
     jobs = [Job(source, output if suffix in WRITABLE else output / relative) for source, relative in found]
     for folder in {job.target.parent for job in jobs if isinstance(job.target, Path)}:
         check_folder(folder)
-    claimed: dict[Path, Path] = {}
+    claimed: dict[Path | str, Path] = {}
     sources = {identity(source) for source, _ in found}
     for job in jobs:
         check_apart(job.target, sources, "-o")
-        if job.target in claimed:
+        spelled = normalize("NFC", str(job.target)).casefold()
+        twin = claimed.get(job.target)
+        if twin is None and spelled in claimed and ignores_case(job.target.parent):
+            twin = claimed[spelled]
+        if twin is not None:
             raise SynergicError(
-                f"{job.source}: expected an output name of its own, got {job.target} like {claimed[job.target]}; "
+                f"{job.source}: expected an output name of its own, got {job.target} like {twin}; "
                 "restore them into two folders"
             )
-        claimed[job.target] = job.source
+        claimed[job.target] = claimed[spelled] = job.source
     return jobs[shard[0] - 1 :: shard[1]]
 
 
@@ -306,15 +311,6 @@ def mirror_folders(job: Job) -> None:
         target.mkdir(0o700 | source.stat().st_mode & 0o777, exist_ok=True)
 
 
-def restore_file(job: Job, options: Options, progress: Progress | None = None) -> dict[str, Any]:
-    """Restore one file. Returns what was done; raises SynergicError and writes nothing if it cannot be."""
-    work, started = Work(job, {}, options.overwrite), time.monotonic()
-    work.read(options)
-    work.restore(options, progress)
-    work.write()
-    return work.result | {"seconds": round(time.monotonic() - started, 3)}
-
-
 def restore_files(
     jobs: Sequence[Job],
     options: Options,
@@ -330,6 +326,17 @@ def restore_files(
     """
     for folder in {job.target.parent for job in jobs}:
         remove_unfinished(folder)
+    yield from restore_each(jobs, options, resume, progress, let_in)
+
+
+def restore_each(
+    jobs: Sequence[Job],
+    options: Options,
+    resume: bool = False,
+    progress: Progress | None = None,
+    let_in: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Generator[dict[str, Any], None, None]:
+    """`restore_files`, which looks after its folders first; they are not listed here."""
 
     def read(job: Job) -> Work:
         work = Work(job, {"input": str(job.source), "output": str(job.target)}, options.overwrite)

@@ -9,16 +9,17 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from synergic.batch import Job, Options, restore_files, size_of
+from synergic.batch import Job, Options, restore_each, restore_files, size_of
 from synergic.card import published_weights
 from synergic.errors import SynergicError, first_line
 from synergic.files import own_folder, remove_unfinished
+from synergic.interruptions import kept_handlers
 from synergic.stores import place, reached
 
 TRIES = 3
@@ -51,9 +52,11 @@ def restore_on_cluster(
 
 
 def is_there(job: Job, resume: bool) -> bool:
-    """Has it an output, or with `resume` one that holds something?"""
-    with reached(job.target):
+    """Has it an output, or with `resume` one that holds something? A store that does not answer is the worker's to
+    tell: it costs that file, not the run."""
+    with suppress(SynergicError), reached(job.target):
         return bool(size_of(job.target)) if resume else job.target.exists()
+    return False
 
 
 def check_address(address: str) -> None:
@@ -111,7 +114,8 @@ def ray_at(address: str) -> Iterator[Any]:
         import ray
 
         try:
-            ray.init(**asked, log_to_driver=False, logging_level=logging.ERROR)
+            with kept_handlers():  # Ray's own would end the program in the middle of a line
+                ray.init(**asked, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             raise SynergicError(
                 f"--cluster: {address}: expected a Ray cluster that answers, got none ({first_line(error)}); "
@@ -134,7 +138,7 @@ def answers(
     context, resources = DataContext.get_current(), ray.cluster_resources()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # a file that no worker survives is told below, and the others go on
-    gpu = resources.get("GPU", 0) >= 1 and options.device in ("auto", "cuda")
+    gpu = uses_gpus(options, resources)
     size = min(max(1, int(resources.get("GPU" if gpu else "CPU", 0))), len(jobs))
     rows = [
         {"number": i, "source": str(job.source.absolute()), "target": str(job.target.absolute())}
@@ -165,6 +169,11 @@ def answers(
         yield told(job, {"status": "failed", "error": f"{job.source}: {reason}"})
 
 
+def uses_gpus(options: Options, resources: dict[str, float]) -> bool:
+    """Has each worker a GPU? Those of ONNX Runtime compute on processors."""
+    return resources.get("GPU", 0) >= 1 and options.device in ("auto", "cuda") and options.engine == "torch"
+
+
 def told(job: Job, result: dict[str, Any]) -> dict[str, Any]:
     """A result with the names of the files as the user gave them."""
     return result | {"input": str(job.source), "output": str(job.target)}
@@ -186,8 +195,12 @@ class Worker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """The result of one file, as JSON."""
-        job = Job(place(row["source"]), place(row["target"]))
-        # resume: the output was not there in the beginning, so it is of a worker that died before it could answer
-        (result,) = restore_files([job], self.options, resume=not self.options.overwrite)
+        try:
+            job = Job(place(row["source"]), place(row["target"]))
+        except SynergicError as error:  # a store that cannot be reached from here
+            result = {"status": "failed", "error": str(error)}
+        else:
+            # resume: the output was not there in the beginning, so it is of a worker that died before it could answer
+            (result,) = restore_each([job], self.options, resume=not self.options.overwrite)
         told = result | {"worker": f"{socket.gethostname()}:{os.getpid()}"}
         return {"number": row["number"], "result": json.dumps(told)}

@@ -342,7 +342,7 @@ class Desk:
             raise
 
     def _restore(self, held: Held, options: Options, run: Run) -> None:
-        """As batch.restore_file does, but the result is kept before it is blended and rounded."""
+        """As batch.Work does, but the result is kept before it is blended and rounded."""
         with self._files_of(held):
             picture = read_picture(held.source, max_pixels=self.limits.pixels)
         restorer = options.restorer(picture)

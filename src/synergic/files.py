@@ -21,7 +21,10 @@ try:
 except ImportError:  # Windows, which refuses to delete a file that is open: the lock comes with the handle
     fcntl = None  # type: ignore[assignment]
 
-_UNFINISHED = re.compile(r"\.synergic-[0-9a-f]{16}(\.[^.]*)?")
+_UNFINISHED = re.compile(r"(\.synergic-[0-9a-f]{16})(\.[^.]*)?")
+_LOCK = ".being-written"
+"""Ends the name of an empty file that is locked while one of the same hidden name is written: on network folders a
+locked file can be written through nothing but what has locked it (CIFS since Linux 5.5)."""
 _RIGHTS = ContextVar("rights", default=0o666)
 _UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What file systems say that know no hard links (exFAT, some network folders), or no rename that replaces nothing."""
@@ -39,18 +42,22 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises SynergicError if the file exists and not `overwrite`, or if the system cannot write it.
     """
-    unfinished = path.with_name(f".synergic-{secrets.token_hex(8)}{path.suffix.lower()}")
+    hidden = f".synergic-{secrets.token_hex(8)}"
+    unfinished, lock = path.with_name(hidden + path.suffix.lower()), path.with_name(hidden + _LOCK)
     try:
         if path.exists() and not overwrite:
             raise SynergicError(_exists(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with _new_file(unfinished) as file:
+            with _new_lock(lock):
+                os.close(os.open(unfinished, _NEW, _RIGHTS.get()))
                 yield unfinished
-                os.fsync(file.fileno())  # the name must not reach the disk before the contents
-            _publish(unfinished, path, overwrite)
+                with unfinished.open("r+b") as file:
+                    os.fsync(file.fileno())  # the name must not reach the disk before the contents
+                _publish(unfinished, path, overwrite)
         finally:
             unfinished.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
         raise SynergicError(
@@ -58,15 +65,15 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         ) from error
 
 
-def _new_file(path: Path) -> IO[bytes]:
+def _new_lock(path: Path) -> IO[bytes]:
     """A new file, locked; made again if a run that clears up took it, in the moment before, for one that is left."""
-    file = os.fdopen(os.open(path, _NEW, _RIGHTS.get()), "wb")
+    file = path.open("xb")
     with suppress(OSError):  # a file system without locks
         _lock(file, wait=True)
     if fcntl is None or path.exists():
         return file
     file.close()
-    return _new_file(path)
+    return _new_lock(path)
 
 
 @contextmanager
@@ -102,19 +109,36 @@ def check_folder(folder: Path) -> None:
         raise SynergicError(f"{there}: expected a folder, got {got}; choose another")
 
 
+def ignores_case(folder: Path) -> bool:
+    """Are names that differ in capitals one file there? Asked by making one, in the folder or where it would be made;
+    False where nothing can be made, and in an object store."""
+    if not isinstance(folder, Path):
+        return False
+    there = next(part for part in (folder, *folder.parents) if part.exists())
+    with suppress(OSError), tempfile.NamedTemporaryFile(prefix=".synergic-a", dir=there) as file:
+        name = Path(file.name)
+        return name.with_name(name.name.swapcase()).exists()
+    return False
+
+
 def _exists(path: Path) -> str:
     return f"{path}: exists; pass --overwrite to replace it"
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what killed runs left half-written in `folder`: hidden files that no living run holds locked. An object
-    store shows none."""
+    """Delete what killed runs left half-written in `folder`: locks that no living run holds, and hidden files without
+    one. An object store shows none."""
     for path in folder.glob(".synergic-*") if isinstance(folder, Path) else ():
-        if _UNFINISHED.fullmatch(path.name) is None:  # somebody's own
+        if (parts := _UNFINISHED.fullmatch(path.name)) is None:  # somebody's own
             continue
-        with suppress(OSError), _open_to_lock(path) as file:  # locked, gone meanwhile, or not ours to delete
-            _lock(file)
-            path.unlink()
+        lock = path.with_name(parts[1] + _LOCK)
+        with suppress(OSError):  # held, gone meanwhile, or not ours to delete
+            if lock.exists():
+                with _open_to_lock(lock) as file:
+                    _lock(file)
+                    lock.unlink()
+            if path != lock:
+                path.unlink()
 
 
 def _open_to_lock(path: Path) -> AbstractContextManager[IO[Any] | int]:
@@ -135,16 +159,16 @@ def own_folder(prefix: str, parent: Path) -> Iterator[Path]:
         ExitStack() as stack,
     ):
         with suppress(OSError):  # a file system without locks
-            stack.enter_context(_locked(Path(folder)))
+            stack.enter_context(_locked(Path(folder), wait=True))  # for one who looks whether it is empty
         yield Path(folder)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder. Raises OSError if another process holds it, and where folders cannot be locked (Windows)."""
+def _locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Lock a folder, as `_lock` does. Raises OSError where folders cannot be locked (Windows), too."""
     opened = os.open(folder, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     try:
-        _lock(opened)
+        _lock(opened, wait=wait)
         yield
     finally:
         os.close(opened)

@@ -8,6 +8,17 @@ from types import FrameType
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
+@contextmanager
+def kept_handlers() -> Iterator[None]:
+    """What a block puts in the place of these signals' handlers is taken back at its end."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 class Interruptions:
     """From `listen` on the first of these signals raises KeyboardInterrupt, and all others are ignored.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synergic.errors import SynergicError, needs
+from synergic.files import own_folder
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -131,9 +132,9 @@ def stored(target: "Path | UPath", *, overwrite: bool) -> Iterator[Path]:
 
 @contextmanager
 def copy_of(named: "UPath") -> Iterator[Path]:
-    """A temporary name on this machine, which no error tells."""
-    with tempfile.TemporaryDirectory(prefix="synergic-") as folder:
-        copy = Path(folder, f"copy{named.suffix}")
+    """A temporary name on this machine, which no error tells; what killed runs left of theirs is deleted."""
+    with own_folder("synergic-store-", Path(tempfile.gettempdir())) as folder:
+        copy = folder / f"copy{named.suffix}"
         try:
             yield copy
         except SynergicError as error:
