@@ -192,8 +192,15 @@ def test_a_model_told_sigma_goes_beside_its_config(
     tile = np.random.default_rng(0).random((1, 3, 64, 80), np.float32)
     outputs = [session.run(None, {"input": tile, "sigma": np.full_like(tile[:, :1], s)})[0] for s in (0.1, 0.2)]
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-4
-    with pytest.raises(SynergicError, match="config.json: exists; pass --overwrite"):
+    with pytest.raises(SynergicError, match="other.onnx: expected the name model.onnx, which darktable opens, or"):
         export(weights, tmp_path / "other.onnx", darktable=True)
+    export(weights, tmp_path / "model.onnx", darktable=True, overwrite=True)
+    (tmp_path / "model.onnx").unlink()
+    for theirs in ('{"mine": 1}', "[]", "no JSON"):
+        (tmp_path / "config.json").write_text(theirs)
+        with pytest.raises(SynergicError, match="config.json: expected none, or an export's, got another"):
+            export(weights, tmp_path / "model.onnx", darktable=True, overwrite=True)
+        assert (tmp_path / "config.json").read_text() == theirs
 
 
 def test_a_model_that_differs_is_not_written(

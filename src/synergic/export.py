@@ -64,8 +64,12 @@ def export(
     if target.suffix not in wanted:
         raise SynergicError(f"{target}: expected a name that ends in {' or '.join(wanted)}")
     beside = target.with_name("config.json") if darktable and target.suffix == ".onnx" else target
+    if beside != target and target.name != "model.onnx":
+        raise SynergicError(f"{target}: expected the name model.onnx, which darktable opens, or NAME.dtmodel")
     for path in {target, beside}:
         check_free(path, overwrite)
+    if beside != target and beside.exists() and not is_for_darktable(beside):
+        raise SynergicError(f"{beside}: expected none, or an export's, got another file; choose another folder")
     network, card = load_weights(name_or_path)
     if network.config.nonlocal_attention == "pixel" and network.config.window is None:
         raise SynergicError(
@@ -74,7 +78,7 @@ def export(
         )
     if darktable:
         check_for_darktable(network.config, card, blind)
-    model = traced(fold_batch_norm(network), card, blind)
+    model = traced(fold_batch_norm(deepcopy(network)), card, blind)
     errors = parity(network, OnnxModel.from_bytes(model, target))
     if darktable:
         errors |= parity(network, OnnxModel.from_bytes(model, target, side=FIXED[0]), sizes=[FIXED])
@@ -86,8 +90,6 @@ def export(
             )
     config = darktable_config(card, inputs=2 if network.config.conditioned and not blind else 1)
     described = json.dumps(config, indent=1)
-    if beside != target:
-        write_text(beside, described, overwrite=overwrite)
     with whole_file(target, overwrite=overwrite) as unfinished:
         if target.suffix == ".onnx":
             unfinished.write_bytes(model)
@@ -95,7 +97,17 @@ def export(
             with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr(f"{config['id']}/config.json", described)
                 archive.writestr(f"{config['id']}/model.onnx", model)
+    if beside != target:
+        write_text(beside, described, overwrite=overwrite)
     return errors
+
+
+def is_for_darktable(config: Path) -> bool:
+    """Is this file one that `export` wrote? Weights of the Hub have another of this name."""
+    try:
+        return str(json.loads(config.read_text())["id"]).startswith("synergic-")
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def traced(network: SATNet, card: Card, blind: bool) -> bytes:
