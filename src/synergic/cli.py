@@ -542,10 +542,23 @@ def export(name: str, target: Path, program: str | None, blind: bool, overwrite:
 @command.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Name or address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 takes a free one.")
-@click.option("--max-bytes", "file_bytes", type=int, default=200_000_000, show_default=True, help="Largest file.")
-@click.option("--max-pixels", "pixels", type=int, default=50_000_000, show_default=True, help="Largest picture.")
-@click.option("--max-seconds", "seconds", type=float, default=1800, show_default=True, help="Longest run of a picture.")
-@click.option("--max-line", "line", type=int, default=16, show_default=True, help="Most pictures running or waiting.")
+@click.option(
+    "--max-bytes", "file_bytes", type=click.IntRange(1), default=200_000_000, show_default=True, help="Largest file."
+)
+@click.option(
+    "--max-pixels", "pixels", type=click.IntRange(1), default=50_000_000, show_default=True, help="Largest picture."
+)
+@click.option(
+    "--max-seconds", "seconds", type=float, default=1800, show_default=True, help="Longest upload, and longest run."
+)
+@click.option(
+    "--max-line",
+    "line",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Most pictures running or waiting.",
+)
 def serve(host: str, port: int, **limits: Any) -> None:
     """The page in the browser: drop a picture, compare, download. Ctrl-C ends it."""
     try:

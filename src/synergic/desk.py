@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import dropwhile, takewhile
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from threading import Lock
 from traceback import clear_frames
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -89,9 +89,22 @@ class Limits:
     idle_seconds: float = 3600.0
     """After how long without use a picture is thrown away."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < inf:  # not a number, too
+            raise SynergicError(f"seconds: expected a number above 0, got {self.seconds}")
+
 
 class FullError(SynergicError):
     """No room now; later there may be."""
+
+    @classmethod
+    def of_disk(cls, error: OSError) -> Self:
+        """What the disk says: that it is full, as a rule."""
+        return cls(f"disk: {error.strerror or error}; try again later")
+
+
+class BusyError(SynergicError):
+    """It is being restored already."""
 
 
 class GoneError(SynergicError):
@@ -295,6 +308,8 @@ class Desk:
             except SynergicError as error:
                 ours = re.escape(str(self.folder)) + r"[/\\][^:]*"
                 raise type(error)(re.sub(ours, "picture", str(error))) from error
+            except OSError as error:
+                raise FullError.of_disk(error) from error
 
     # ---- restoring
 
@@ -315,7 +330,7 @@ class Desk:
         held = self.find(token)
         with self.lock:
             if held.run is not None and not held.run.future.done():
-                raise SynergicError("picture: expected one run at a time, got a second; stop the first one or wait")
+                raise BusyError("picture: expected one run at a time, got a second; stop the first one or wait")
             held.run = self._enter(partial(self._restore, held, options))
         return held.run
 
@@ -356,11 +371,15 @@ class Desk:
         """A result in place of the last one and of what was drawn of that."""
         with self._files_of(held):
             self.check_room(restored.nbytes)
-            np.save(held.folder / "new.npy", restored)
-            write_view(held.view("restored"), visible(replace(picture, pixels=restored)))
-            left_out = left_out_of(picture, held.folder / f"corner{held.suffix}")
-            held.warnings = [f"left out: {', '.join(left_out)}"] if left_out else []
-            (held.folder / "new.npy").replace(held.result)
+            fresh = held.folder / "new.npy"
+            try:
+                np.save(fresh, restored)
+                write_view(held.view("restored"), visible(replace(picture, pixels=restored)))
+                left_out = left_out_of(picture, held.folder / f"corner{held.suffix}")
+                held.warnings = [f"left out: {', '.join(left_out)}"] if left_out else []
+                fresh.replace(held.result)
+            finally:
+                fresh.unlink(missing_ok=True)  # half a result on a disk that is full
             for name in DRAWINGS:
                 held.view(name).unlink(missing_ok=True)
         with self.lock:

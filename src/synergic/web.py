@@ -7,6 +7,7 @@ page/page.js; docs/page.md describes them for other programs.
 
 import asyncio
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -28,8 +29,9 @@ from starlette.requests import ClientDisconnect
 
 from synergic.batch import Options
 from synergic.card import published_weights
-from synergic.desk import DRAWINGS, GONE, Desk, FullError, GoneError, Limits, Run, StoppedError, said
+from synergic.desk import DRAWINGS, GONE, BusyError, Desk, FullError, GoneError, Limits, Run, StoppedError, said
 from synergic.errors import SynergicError
+from synergic.files import own_folder
 from synergic.guard import NO_ROUTE, Guard
 from synergic.weights import read_header
 
@@ -47,7 +49,7 @@ class TooLargeError(SynergicError):
     """A file over the limit."""
 
 
-STATUS: dict[type[Exception], int] = {FullError: 503, GoneError: 404, TooLargeError: 413}
+STATUS: dict[type[Exception], int] = {BusyError: 409, FullError: 503, GoneError: 404, TooLargeError: 413}
 """HTTP status of an error; 400 for every other SynergicError."""
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -63,7 +65,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise SynergicError(
             f"{host}:{port}: expected a free port of this computer, got {error}; try --port 0"
         ) from None
@@ -75,9 +77,10 @@ def is_private(listening: socket.socket) -> bool:
 
 
 def serve(listening: socket.socket, host: str, limits: Limits, ready: Callable[[], None]) -> None:
-    """Answer until interrupted; then everything that was handed in is deleted. `ready` is called before the start."""
-    with tempfile.TemporaryDirectory(prefix="synergic-", ignore_cleanup_errors=True) as folder:
-        desk = Desk(Path(folder), limits, Options())
+    """Answer until interrupted; then everything that was handed in is deleted, and so is at the start what a server
+    that was killed has left. `ready` is called before the start."""
+    with own_folder("synergic-page-", Path(tempfile.gettempdir())) as folder:
+        desk = Desk(folder, limits, Options())
         config = uvicorn.Config(
             Guard(build_app(desk), host),
             log_level="warning",
@@ -86,6 +89,7 @@ def serve(listening: socket.socket, host: str, limits: Limits, ready: Callable[[
             limit_concurrency=500,
             timeout_graceful_shutdown=1,
         )
+        logging.getLogger("uvicorn.error").addFilter(is_no_cancellation)
         for name in {"SIGTERM", "SIGBREAK"} & signal.Signals.__members__.keys():
             signal.signal(signal.Signals[name], signal.default_int_handler)  # ends as Ctrl-C does: all is deleted
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
@@ -95,6 +99,11 @@ def serve(listening: socket.socket, host: str, limits: Limits, ready: Callable[[
             uvicorn.Server(config).run(sockets=[listening])
         finally:
             desk.close()
+
+
+def is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Is it worth a line? A request that the end of the server cuts off is none of its faults."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def build_routes(desk: Desk) -> FastAPI:
@@ -112,8 +121,9 @@ def build_routes(desk: Desk) -> FastAPI:
     app.add_api_route("/pictures/{token}/views/{view}", routes.view, methods=["GET"])
     app.add_api_route("/pictures/{token}/views/{view}", routes.draw, methods=["POST"], status_code=202)
     app.add_api_route("/pictures/{token}/views/{view}", routes.stop_drawing, methods=["DELETE"], status_code=204)
+    nowhere = PlainTextResponse(f"{NO_ROUTE}\n", 404)
     for path in ("/pictures/{path:path}", "/restore/{path:path}"):  # or Gradio would answer, not in a line
-        app.add_route(path, nowhere, ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"], include_in_schema=False)
+        app.add_route(path, nowhere, include_in_schema=False)  # an application: every method
     app.add_exception_handler(SynergicError, refuse)
     app.add_exception_handler(RequestValidationError, refuse_parameter)
     app.add_exception_handler(Exception, break_down)
@@ -164,11 +174,6 @@ async def sweeping(desk: Desk, _: FastAPI) -> AsyncIterator[None]:
     task = asyncio.create_task(sweep())
     yield
     task.cancel()
-
-
-def nowhere(_: Request) -> Response:
-    """What no route or no method of one matched, as one line of text."""
-    return PlainTextResponse(f"{NO_ROUTE}\n", 404)
 
 
 def refuse(_: Request, error: Exception) -> Response:
@@ -292,6 +297,8 @@ class Routes:
             self.desk.forget(token)
             if isinstance(error, TimeoutError):
                 raise SynergicError(f"upload: expected it within {limits.seconds:g} seconds, got more") from None
+            if isinstance(error, OSError):
+                raise FullError.of_disk(error) from error
             raise
         return token
 

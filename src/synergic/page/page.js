@@ -30,7 +30,7 @@ async function send(method, path, options = {}) {
 const said = (error) =>
   error instanceof TypeError ? "no connection to Synergic; is it still running?" : error.message;
 
-const leave = (path) => send("DELETE", path).catch(() => {}); // in vain: the server throws it away in time
+const leave = (path) => send("DELETE", path).then(() => true, () => false); // in vain: the server deletes it in time
 
 const rest = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
@@ -73,16 +73,25 @@ async function restore(picture) {
     await handIn(picture); // the server has thrown it away meanwhile
     await start(picture);
   }
+  let left = false;
   while (UNDER_WAY.includes(picture.state) && pictures.includes(picture)) {
+    left ||= picture.abort.signal.aborted && (await leave(`pictures/${picture.token}/run`));
     await follow(picture);
     await rest(250);
   }
 }
 
-async function start({ token, asked, abort: { signal } }) {
+async function start(picture) {
+  const { token, asked, abort: { signal } } = picture;
   signal.throwIfAborted(); // cancelled after its last byte was sent
-  await send("POST", `pictures/${token}/run?${new URLSearchParams(asked)}`);
-  if (signal.aborted) await leave(`pictures/${token}/run`); // cancelled meanwhile
+  try {
+    await send("POST", `pictures/${token}/run?${new URLSearchParams(asked)}`);
+  } catch (error) {
+    if (error.status !== 409) throw error;
+    await leave(`pictures/${token}/run`); // the answer to an earlier start was lost
+    while (UNDER_WAY.includes((await (await send("GET", `pictures/${token}`)).json()).state)) await rest(250);
+    await start(picture);
+  }
 }
 
 function wrong(asked) { // what a field says that cannot be, as a line; null if there is nothing
@@ -108,10 +117,11 @@ async function follow(picture) {
   try {
     const state = await (await send("GET", `pictures/${picture.token}`)).json();
     const fresh = { results: picture.results + 1, made: made(picture, state.task), laid: null };
-    change(picture, { lost: false, ...state, ...(state.state === "restored" ? fresh : {}) });
+    const { error } = picture; // of a download, say: it stays
+    change(picture, { lost: false, error, ...state, ...(state.state === "restored" ? fresh : {}) });
   } catch (error) {
-    if (!(error instanceof TypeError)) throw error;
-    change(picture, { lost: true }); // a phone that slept; the server goes on meanwhile
+    if (!(error instanceof TypeError || [502, 503, 504].includes(error.status))) throw error;
+    change(picture, { lost: true, error: picture.error }); // a phone that slept, a proxy; the server goes on meanwhile
     await rest(1000);
   }
 }
@@ -159,7 +169,6 @@ function cancel() {
     if (picture.state === "queued") picture.state = "stopped";
     if (!UNDER_WAY.includes(picture.state)) continue;
     picture.abort.abort();
-    if (picture.state !== "sending") leave(`pictures/${picture.token}/run`);
   }
   draw();
 }
@@ -180,6 +189,7 @@ function forget(picture) {
 }
 
 async function save(picture) {
+  change(picture, {});
   try {
     const response = await send("GET", `pictures/${picture.token}/file?strength=${strength}`);
     const link = document.createElement("a");
@@ -188,6 +198,7 @@ async function save(picture) {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   } catch (error) {
+    if (!pictures.includes(picture)) return; // removed meanwhile
     if (error.status !== 404) {
       show(picture); // or the error would not be seen
       return change(picture, { error: said(error) });
@@ -260,8 +271,13 @@ function draw() {
   const failure = shown?.error && `${shown.name}: ${shown.error.replace("picture: ", "")}`;
   const field = pictures.length && shown?.error !== wrong(asked) && wrong(asked);
   const lines = [failure, field, notice].filter(Boolean);
-  find(".trouble").hidden = lines.length === 0;
-  find(".trouble").textContent = lines.join("\n");
+  tell(".trouble", lines.join("\n"));
+}
+
+function tell(selector, text) { // only what is new: a screen reader speaks, and a selection is lost, every time
+  const place = find(selector);
+  if (place.textContent !== text) place.textContent = text;
+  if (selector !== ".told") place.hidden = !text; // what is hidden is not spoken
 }
 
 function isOld(picture) {
@@ -291,7 +307,12 @@ function named(picture) {
   name.onclick = () => show(picture);
   away.textContent = "×";
   away.ariaLabel = `Remove ${picture.name}`;
-  away.onclick = () => remove(picture);
+  away.onclick = () => {
+    const place = pictures.indexOf(picture);
+    remove(picture);
+    const next = pictures[place] ?? pictures.at(-1);
+    (next?.item.lastChild ?? find(".drop input")).focus();
+  };
   return item;
 }
 
@@ -301,7 +322,7 @@ function drawProgress() {
   const run = shown?.drawing ?? picture;
   const doing = run === picture ? "Restoring…" : "Drawing…";
   const told = run ? doing : shown?.made ?? ""; // to who does not see it, without every second that is left
-  if (find(".told").textContent !== told) find(".told").textContent = told;
+  tell(".told", told);
   find(".progress").hidden = !run;
   if (!run) return;
   if (run.state === "running" && run.share !== null) bar.value = run.share;
@@ -350,14 +371,12 @@ function show(picture) {
 
 function showDrawing(picture) {
   const { laid } = picture;
-  find(".made").textContent = picture.made ?? "";
-  find(".warnings").hidden = !picture.warnings?.length;
-  find(".warnings").textContent = (picture.warnings ?? []).join("; ");
+  tell(".made", picture.made ?? "");
+  tell(".warnings", (picture.warnings ?? []).join("; "));
   drawing.hidden = !laid;
   drawing.alt = laid ?? "";
   if (laid) source(drawing, `${viewPath(picture, laid)}?${picture.results}`);
-  find(".legend").hidden = !laid;
-  find(".legend").textContent = props.drawings[laid] ?? "";
+  tell(".legend", props.drawings[laid] ?? "");
   for (const button of element.querySelectorAll(".drawings button")) button.ariaPressed = button.textContent === laid;
 }
 
@@ -463,7 +482,7 @@ viewer.onkeydown = (event) => {
 find(".in").onclick = () => zoom(1.5);
 find(".out").onclick = () => zoom(1 / 1.5);
 find(".fit").onclick = fit;
-new ResizeObserver(() => shown?.width && (zoomed() ? place() : fit())).observe(viewer);
+new ResizeObserver(() => shown?.width && (viewer.classList.contains("zoomed") ? zoom(1) : fit())).observe(viewer);
 
 for (const name of Object.keys(props.drawings)) {
   const button = find(".drawings").appendChild(document.createElement("button"));
