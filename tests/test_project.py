@@ -18,8 +18,8 @@ SOURCE = ROOT / "src" / "synergic"
 
 FLOORS = [
     {"errors"},
-    {"files", "formats", "stores", "tags", "interruptions", "processor"},
-    {"metadata", "patches", "cells", "nnpack", "pooling"},
+    {"files", "formats", "tags", "interruptions", "processor"},
+    {"stores", "metadata", "patches", "cells", "nnpack", "pooling"},
     {"images", "card", "attention", "config", "hardware", "guard"},
     {"network", "metrics", "tiling", "figures", "muon"},
     {"weights", "degradations", "engine"},
