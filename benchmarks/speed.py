@@ -343,12 +343,12 @@ def draw(rows: list[dict[str, Any]], scores: dict[str, float], size: int, path: 
         if row["size"] == size and row["name"] in scores
     ]
     best = [p for p in sorted(points) if not any(q[0] > p[0] and q[1] > p[1] for q in points)]
-    figure = new_figure(8, 5)
+    figure = new_figure(8, 6)
     axis = figure.subplots()
     axis.semilogx([x for x, _, _ in best], [y for _, y, _ in best], color="0.7", zorder=1)
     for (x, y, name), marker, color in zip(sorted(points, key=lambda p: -p[1]), cycle("os^vD"), cycle(COLORS)):
         axis.plot(x, y, marker, color=color, markersize=8, label=f"{name}: {y:.2f} dB, {x:.2g}")
-    axis.legend(loc="lower left", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)  # within the axes it would hide points
     axis.set_xlabel(f"megapixels a second, {size} x {size} gray, {describe(torch.device('cpu'))}")
     axis.set_ylabel("PSNR in dB, Set12, sigma 25")
     axis.margins(x=0.1, y=0.1)
