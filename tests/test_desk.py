@@ -323,9 +323,9 @@ def test_time_is_limited_and_what_is_left_is_told(desk: Desk, tmp_path: Path) ->
     run.tick(3, 4)
     assert run.state()["seconds_left"] == pytest.approx(2, abs=0.1)
     assert run.state()["share"] == pytest.approx(0.75, abs=0.02)
-    desk.limits = Limits(seconds=0)
+    desk.limits = Limits(seconds=1e-6)
     token = hand_in(desk, save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8)))
-    with pytest.raises(SynergicError, match="time: expected at most 0 seconds, got more; hand in a smaller picture"):
+    with pytest.raises(SynergicError, match="time: expected at most 1e-06 seconds, got more; hand in a smaller picture"):
         restored(desk, token)
     assert desk.state(token)["state"] == "failed"
 
@@ -452,9 +452,9 @@ def test_a_drawing_is_in_use_ends_early_and_can_be_asked_for_again(
 def test_time_is_limited_for_drawings_too(desk: Desk, tmp_path: Path) -> None:
     token = hand_in(desk, save(tmp_path / "a.png", np.zeros((128, 190, 1), np.uint8)))
     restored(desk, token)
-    desk.limits = Limits(seconds=0)
+    desk.limits = Limits(seconds=1e-6)
     run = desk.draw(token, "Where it borrowed")
-    with pytest.raises(SynergicError, match="time: expected at most 0 seconds, got more"):
+    with pytest.raises(SynergicError, match="time: expected at most 1e-06 seconds, got more"):
         run.future.result(10)
     assert (run.done, run.total) == (1, 2)
 
