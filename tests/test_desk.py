@@ -325,7 +325,9 @@ def test_time_is_limited_and_what_is_left_is_told(desk: Desk, tmp_path: Path) ->
     assert run.state()["share"] == pytest.approx(0.75, abs=0.02)
     desk.limits = Limits(seconds=1e-6)
     token = hand_in(desk, save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8)))
-    with pytest.raises(SynergicError, match="time: expected at most 1e-06 seconds, got more; hand in a smaller picture"):
+    with pytest.raises(
+        SynergicError, match="time: expected at most 1e-06 seconds, got more; hand in a smaller picture"
+    ):
         restored(desk, token)
     assert desk.state(token)["state"] == "failed"
 

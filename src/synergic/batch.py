@@ -317,26 +317,16 @@ def restore_files(
     resume: bool = False,
     progress: Progress | None = None,
     let_in: Callable[[], AbstractContextManager[None]] = nullcontext,
+    clear: bool = True,
 ) -> Generator[dict[str, Any], None, None]:
     """Restore many files; a file that fails becomes a result with its error, and the next one is taken.
 
     The network never waits for a disk: the next file is read and the one before is written while it works. Several
-    runs may share a folder: with `resume` each takes what no other has finished. What killed runs left half-written
-    beside the outputs is deleted. let_in: a block that may be interrupted, see `Interruptions`.
+    runs may share a folder: with `resume` each takes what no other has finished. let_in: a block that may be
+    interrupted, see `Interruptions`. clear: delete what killed runs left half-written beside the outputs.
     """
-    for folder in {job.target.parent for job in jobs}:
+    for folder in {job.target.parent for job in jobs if clear}:
         remove_unfinished(folder)
-    yield from restore_each(jobs, options, resume, progress, let_in)
-
-
-def restore_each(
-    jobs: Sequence[Job],
-    options: Options,
-    resume: bool = False,
-    progress: Progress | None = None,
-    let_in: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Generator[dict[str, Any], None, None]:
-    """`restore_files`, which looks after its folders first; they are not listed here."""
 
     def read(job: Job) -> Work:
         work = Work(job, {"input": str(job.source), "output": str(job.target)}, options.overwrite)

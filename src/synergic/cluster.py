@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from synergic.batch import Job, Options, restore_each, restore_files, size_of
+from synergic.batch import Job, Options, restore_files, size_of
 from synergic.card import published_weights
 from synergic.errors import SynergicError, first_line
 from synergic.files import own_folder, remove_unfinished
@@ -201,6 +201,6 @@ class Worker:
             result = {"status": "failed", "error": str(error)}
         else:
             # resume: the output was not there in the beginning, so it is of a worker that died before it could answer
-            (result,) = restore_each([job], self.options, resume=not self.options.overwrite)
+            (result,) = restore_files([job], self.options, resume=not self.options.overwrite, clear=False)
         told = result | {"worker": f"{socket.gethostname()}:{os.getpid()}"}
         return {"number": row["number"], "result": json.dumps(told)}

@@ -73,9 +73,9 @@ async function restore(picture) {
     await handIn(picture); // the server has thrown it away meanwhile
     await start(picture);
   }
-  let left = false;
+  let stopped = false; // as far as the server has heard
   while (UNDER_WAY.includes(picture.state) && pictures.includes(picture)) {
-    left ||= picture.abort.signal.aborted && (await leave(`pictures/${picture.token}/run`));
+    stopped ||= picture.abort.signal.aborted && (await leave(`pictures/${picture.token}/run`));
     await follow(picture);
     await rest(250);
   }
