@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,6 +217,14 @@ def test_the_handlers_of_signals_stay_the_programs(monkeypatch: pytest.MonkeyPat
     before = signal.getsignal(signal.SIGTERM)
     with ray_at("local"):
         assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.setattr(ray, "init", lambda **_: None)  # Ray sets none outside the main thread, where nobody may
+
+    def in_a_thread() -> bool:
+        with ray_at("local") as connected:
+            return connected is ray
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(in_a_thread).result()
 
 
 @pytest.mark.parametrize(

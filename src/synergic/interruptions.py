@@ -16,7 +16,8 @@ def kept_handlers() -> Iterator[None]:
         yield
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) != handler:  # never in a thread, which may set none
+                signal.signal(number, handler)
 
 
 class Interruptions:
