@@ -424,5 +424,26 @@ def test_the_command(recipe: Path, tmp_path: Path, capsys: Capture, monkeypatch:
     assert code == 0
     assert "| patch_size=5 |" in out
     assert "| SAT-Net      |" in out, "the table holds whatever is finished"
+    with FileLock(tmp_path / "out" / "satnet" / "seed-1" / "lock"):
+        code, out, err = call(capsys, monkeypatch, *command, "--row", "satnet", "--sigma", 20)
+    assert (code, err) == (0, "")
+    assert "| SAT-Net      |" in out, "what is finished already"
+    elsewhere = ("ablate", recipe, "-o", tmp_path / "elsewhere", "--seeds", 1, "--row", "satnet", "--set", "steps=2")
+    (tmp_path / "elsewhere" / "satnet" / "seed-1").mkdir(parents=True)
+    with FileLock(tmp_path / "elsewhere" / "satnet" / "seed-1" / "lock"):
+        said = call(capsys, monkeypatch, *elsewhere)
+    assert said == (0, "[1/1] SAT-Net, seed 1: another process is at it; left to that one\n", "")
+    photo = (
+        "ablate",
+        RECIPES / "photo.toml",
+        "--set",
+        "init=none",
+        "-o",
+        tmp_path / "photo",
+        "--data",
+        tmp_path / "nowhere",
+    )
+    code, _, err = call(capsys, monkeypatch, *photo)
+    assert (code, err) == (2, "synergic: --data: the recipe's task is photo, judged by validation; leave it out\n")
     code, _, err = call(capsys, monkeypatch, *command, "--quality", 10)
     assert (code, err) == (2, "synergic: --quality: the recipe's task is denoise; leave it out\n")

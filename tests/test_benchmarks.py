@@ -22,7 +22,9 @@ SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 def test_speed_writes_its_figures(tmp_path: Path) -> None:
     options = ["--only", "gray-denoise, bare", "--sizes", "64", "--rounds", "1", "--turn", "0.1", "-o", str(tmp_path)]
     subprocess.run([sys.executable, str(SPEED), *options], check=True)
-    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    report = json.loads((tmp_path / "speed.json").read_text(), parse_constant=pytest.fail)
+    rows = report["rows"]
+    assert report["psnr"] == {}, "no picture, no quality"
     kind = "bfloat16" if gains_from_bfloat16(torch.device("cpu")) else "float32"
     assert {row["name"] for row in rows} == {"gray-denoise, bare network", f"convolutions alone, {kind}"}
     for row in rows:

@@ -112,6 +112,16 @@ def test_for_jpeg_the_classical_methods_know_the_true_error(
     assert "root mean square of the true error" in report["protocol"]["classical methods"]
 
 
+def test_what_the_weights_cannot_be_told_is_refused_before_the_first_method(
+    tmp_path: Path, make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "clean" / "x.png", to_colors(COLOUR, 1))
+    restorer = Restorer.from_pretrained(make_weights(conditioned=True), device="cpu", precision="float32")
+    monkeypatch.setattr(compare, "classical_methods", lambda: pytest.fail("a method ran"))
+    with pytest.raises(SynergicError, match="expected a sigma to be told, got a quality"):
+        compare.compare(restorer, Protocol(tmp_path / "clean", quality=10))
+
+
 def test_places_where_the_methods_differ_most() -> None:
     flat = np.zeros((200, 300, 1), np.uint8)
     one, other = flat.copy(), flat.copy()

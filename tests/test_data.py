@@ -209,13 +209,13 @@ def test_some_crops_are_sharpened_before_they_are_degraded() -> None:
         assert low <= changed <= high
 
 
-def test_some_crops_of_a_colour_network_are_gray_and_so_is_their_noise() -> None:
-    """The others stay as they are, and so does their noise."""
+def test_some_crops_of_a_colour_network_are_gray_or_toned_and_so_is_their_noise() -> None:
+    """The others stay as they are, and so does their noise. What is toned is the gray crop times one colour."""
     pictures = [np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)]
     plain = Crops(pictures, GaussianNoise(), crop_size=16, batch_size=200, seed=0)
     for share, low, high in ((0.0, 0, 0), (0.3, 40, 80), (1.0, 200, 200)):
         crops = Crops(pictures, GaussianNoise(), crop_size=16, batch_size=200, seed=0, gray=share)
-        changed = 0
+        changed = toned = 0
         for index in range(200):
             (degraded, gray, _), (noisy, clean, _) = crops.sample(0, index), plain.sample(0, index)
             assert degraded.shape == gray.shape == (3, 16, 16)
@@ -223,15 +223,24 @@ def test_some_crops_of_a_colour_network_are_gray_and_so_is_their_noise() -> None
                 assert torch.equal(degraded, noisy)
                 continue
             changed += 1
-            assert torch.equal(gray[0], gray[2]) and torch.equal(degraded[0], degraded[2])
-            assert torch.allclose(gray[0], clean.mean(0))
-        assert low <= changed <= high
+            tone = gray[:, 8, 8] / clean[:, 8, 8].mean()
+            toned += not torch.equal(gray[0], gray[2])
+            assert tone.max().item() == pytest.approx(1) and tone.min() > 0.6
+            assert torch.allclose(gray, tone[:, None, None] * clean.mean(0), atol=1e-5)
+            assert torch.allclose(degraded, tone[:, None, None] * (degraded / tone[:, None, None])[:1], atol=1e-4)
+            assert torch.equal(gray[0], gray[2]) == torch.equal(degraded[0], degraded[2])
+        assert low <= changed <= high and 0.35 * changed <= toned <= 0.65 * changed
 
 
-def test_a_picture_smaller_than_the_crop_is_refused() -> None:
-    assert crops(crop_size=8)[0][0].shape[2] == 8
-    with pytest.raises(SynergicError, match=r"crop_size: .* at its smallest scale, got 9 and a picture of 9 x 8"):
-        crops(crop_size=9)
+@pytest.mark.parametrize(("worst", "line"), [(255.0, "expected floats of about 0"), (np.nan, "expected finite values")])
+def test_floats_that_are_no_share_of_white_are_refused_by_name(tmp_path: Path, worst: float, line: str) -> None:
+    pixels = np.full((16, 16, 1), 0.5, np.float32)
+    write(tmp_path / "good.tif", pixels)
+    assert len(read_folder(tmp_path, eight_bit=False)) == 1
+    pixels[8:] = worst
+    write(tmp_path / "bad.tif", pixels)
+    with pytest.raises(SynergicError, match=rf"bad\.tif: picture: {line}"):
+        read_folder(tmp_path, eight_bit=False)
 
 
 # ---- pairs

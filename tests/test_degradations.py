@@ -58,6 +58,15 @@ def on_the_8_bit_grid(picture: Tensor) -> bool:
 # ---- any degradation
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (2, 2)])
+def test_the_smallest_pictures_get_a_cameras_noise(size: tuple[int, int]) -> None:
+    clean = torch.full((3, *size), 0.5)
+    for seed in range(20):
+        degraded, _ = CameraNoise(clean=0.0, reduced=0.0)(clean, seeded(seed))
+        assert degraded.shape == clean.shape
+        assert degraded.isfinite().all()
+
+
 @pytest.mark.parametrize("degradation", [GaussianNoise(), JPEG(), CameraNoise()], ids=lambda d: type(d).__name__)
 def test_only_the_generator_decides(degradation: Degradation) -> None:
     clean = scene()

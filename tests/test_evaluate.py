@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,9 @@ def test_only_what_an_earlier_run_saved_is_replaced(
     with pytest.raises(SynergicError, match=r"saved/x\.png: exists"):
         evaluate(restorer, protocol, saved)
     (saved / "x.png").unlink()
+    with pytest.raises(SynergicError, match=r"saved/index_files/degraded/x\.png: exists"):
+        evaluate(restorer, protocol, saved)
+    rmtree(saved / "index_files")
     with pytest.raises(SynergicError, match=r"saved/index\.html: exists"):
         evaluate(restorer, protocol, saved)
     (saved / "x.png").hardlink_to(tmp_path / "clean" / "x.png")

@@ -194,6 +194,25 @@ def test_patch_and_pixel_choose_among_the_same_part_of_the_map(random: np.random
             assert (patch_high - 7 < pixel_high).all()
 
 
+def test_a_network_of_pixels_is_asked_for_the_pixel_that_was_named(random: np.random.Generator) -> None:
+    watch = Watch(restorer_of(nonlocal_attention="pixel", window=8, halo=4))
+    pixels = random.random((90, 75, 1), np.float32)
+    scale = watch.restorer.network.config.downscale
+    for x, y in ((0, 0), (42, 42), (46, 44), (74, 89)):
+        query = look(watch, pixels, x, y, None, None)
+        assert [of.query for of in query.pixel] == [(y // scale, x // scale)] * len(watch.blocks)
+
+
+def test_gray_stored_as_rgb_is_gray_to_a_gray_network(random: np.random.Generator, tmp_path: Path) -> None:
+    gray = random.random((40, 40, 1), np.float32)
+    restorer = restorer_of()
+    alike, alone = (
+        explain(restorer, given, tmp_path / name, at=[(20, 20)], noise=25)
+        for given, name in ((gray.repeat(3, 2), "rgb.png"), (gray, "gray.png"))
+    )
+    assert np.array_equal(alike.share, alone.share)
+
+
 def test_the_places_drawn_unless_told() -> None:
     share = np.full((16, 24), 0.5)
     share[0, 0], share[3, 4], share[12, 20] = 1.0, 0.9, 0.1
@@ -276,6 +295,7 @@ def test_noise_is_added_by_its_level() -> None:
     noisy = with_noise(clean, 25)
     assert (noisy - 128 / 255).std() * 255 == pytest.approx(25, abs=0.3)
     assert np.array_equal(noisy, with_noise(clean, 25))
+    assert np.array_equal(noisy, with_noise(clean[..., 0], 25))
 
 
 def test_the_figure_of_the_shipped_weights(tmp_path: Path) -> None:

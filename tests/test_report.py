@@ -2,15 +2,13 @@
 
 import json
 import re
-from base64 import b64decode
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
-from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from conftest import find_chromium, save
@@ -18,7 +16,7 @@ from synergic import Restorer
 from synergic.evaluate import Protocol, evaluate
 from synergic.images import read_pixels
 
-NAMES = ["a", "b<i>", "c"]
+NAMES = ["a", "b<i>?#%20", "c"]
 
 
 @pytest.fixture
@@ -37,7 +35,9 @@ def saved(
 
 def test_the_page_holds_report_and_pictures(saved: tuple[Path, dict[str, Any]]) -> None:
     folder, report = saved
-    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b<i>.png", "c.png", "index.html"]
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    kinds = {"restored": "", "degraded": "index_files/degraded/", "clean": "index_files/clean/"}
+    assert files == {"index.html"} | {f"{place}{name}.png" for name in NAMES for place in kinds.values()}
     page = (folder / "index.html").read_text()
     assert re.search(r"https?:|src=|@import|url\(", page) is None, "nothing is fetched"
     text = re.search(r'<script type="application/json" id="report">(.*?)</script>', page, re.DOTALL)
@@ -48,18 +48,18 @@ def test_the_page_holds_report_and_pictures(saved: tuple[Path, dict[str, Any]]) 
     assert held["psnr"] == report["psnr"]
     for image, known in zip(held["images"], report["images"], strict=True):
         assert (image["name"], image["psnr"], image["ssim"]) == (known["name"], known["psnr"], known["ssim"])
-        for kind, path in (
-            ("restored", folder),
-            ("clean", folder.parent / "clean"),
-            ("degraded", folder.parent / "degraded"),
-        ):
-            pixels = np.asarray(Image.open(BytesIO(b64decode(image["pictures"][kind]))))
-            assert np.array_equal(pixels, read_pixels(path / f"{image['name']}.png")[..., 0])
+        assert image["pictures"] == {kind: quote(f"{place}{image['name']}.png") for kind, place in kinds.items()}
+        assert (image["width"], image["height"]) == (40, 48)
+        for kind in ("clean", "degraded"):
+            shown, known_pixels = (
+                read_pixels(path / f"{image['name']}.png") for path in (folder / kinds[kind], folder.parent / kind)
+            )
+            assert np.array_equal(shown, known_pixels)
 
 
 @pytest.fixture
 def page(saved: tuple[Path, dict[str, Any]]) -> Iterator[Page]:
-    """The page in headless Chromium. At the end: only the file itself was asked for, and no script failed."""
+    """The page in headless Chromium. At the end: only it and its pictures were asked for, and no script failed."""
     chromium = find_chromium()
     address, asked, errors = (saved[0] / "index.html").as_uri(), list[str](), list[str]()
     with sync_playwright() as playwright:
@@ -71,7 +71,12 @@ def page(saved: tuple[Path, dict[str, Any]]) -> Iterator[Page]:
         page.goto(address)
         yield page
         browser.close()
-    assert [url for url in asked if not url.startswith("data:")] == [address]
+    pictures = {
+        (saved[0] / f"{place}{name}.png").as_uri()
+        for name in NAMES
+        for place in ("", "index_files/degraded/", "index_files/clean/")
+    }
+    assert asked[0] == address and set(asked[1:]) - {"data:,"} <= pictures
     assert errors == []
 
 
@@ -128,6 +133,7 @@ def test_what_is_compared_and_how_large_is_chosen(page: Page) -> None:
         degraded,
         pair.locator("img.right").get_attribute("src"),
     )
+    page.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth === 40)")
     for size, width in (("1", 40), ("4", 160)):
         page.select_option("#size", size)
         page.wait_for_function(f"document.querySelector('.pair').clientWidth === {width}")

@@ -35,6 +35,7 @@ from synergic.train import (
     read_pictures,
     read_recipe,
     train,
+    training_crops,
     validation_batches,
 )
 from synergic.weights import load_weights, save_weights
@@ -274,16 +275,16 @@ def test_a_run_killed_while_it_saves_goes_on(
         recipe, init=str(tmp_path / "first" / "weights.safetensors"), steps=2, validate_every=1, data="others"
     )
     train(others, tmp_path / "whole", accelerator="cpu")
-    of, name = (module, "save_weights") if "state" in finished else (csv, "DictWriter")
-    original, saves = getattr(of, name), count(1)
+    name = "save_weights" if "state" in finished else "write_text"
+    original, saves = getattr(module, name), count(1)
 
-    def killed(*given: Any) -> Any:
+    def killed(*given: Any, **options: Any) -> Any:
         if next(saves) == (1 if "first" in finished else 2):
             raise KeyboardInterrupt
-        return original(*given)
+        return original(*given, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(of, name, killed)
+        patch.setattr(module, name, killed)
         with pytest.raises(KeyboardInterrupt):
             train(others, tmp_path / "run", accelerator="cpu")
     train(others, tmp_path / "run", accelerator="cpu", resume=True)
@@ -299,6 +300,9 @@ def test_a_run_killed_before_its_log_was_written_writes_it(recipe: Recipe, tmp_p
     log = tmp_path / "log.csv"
     whole = log.read_text()
     log.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    train(recipe, tmp_path, accelerator="cpu", resume=True)
+    assert log.read_text() == whole
+    log.write_text("".join(whole.splitlines(keepends=True)[:-1]) + "6,1e-")  # as an older version might have left it
     train(recipe, tmp_path, accelerator="cpu", resume=True)
     assert log.read_text() == whole
     log.unlink()
@@ -453,7 +457,7 @@ def test_a_run_goes_where_its_teacher_is(recipe: Recipe, tmp_path: Path) -> None
     """This one leaves the noise as it is, which no clean picture would teach."""
     idle = tiny_network(conditioned=False)
     zeroed(idle.tail)
-    save_weights(tmp_path / "idle.safetensors", idle, tiny_card())
+    save_weights(tmp_path / "idle.safetensors", idle, replace(tiny_card(), data="its own", licence="all theirs"))
     recipe = replace(recipe, loss="log_mse", steps=60, warmup=0, validate_every=60, learning_rate=1e-2, ema=0.5)
     degraded, clean, strength = validation_batches(recipe)[0]
     changed = dict[str, float]()
@@ -461,6 +465,8 @@ def test_a_run_goes_where_its_teacher_is(recipe: Recipe, tmp_path: Path) -> None
         train(replace(recipe, teacher=teacher), tmp_path / name, accelerator="cpu")
         network, card = load_weights(tmp_path / name / "weights.safetensors")
         assert card.recipe["teacher"] == teacher
+        assert card.data == ("" if teacher is None else "its own; ") + recipe.data
+        assert card.licence == ("" if teacher is None else "all theirs; ") + recipe.licence
         with torch.no_grad():
             changed[name] = (network(degraded, strength) - degraded).square().mean().sqrt().item()
     noise = (degraded - clean).square().mean().sqrt().item()
@@ -484,6 +490,17 @@ def test_teachers_that_cannot_teach(
     with pytest.raises(SynergicError, match=message):
         train(replace(recipe, **changes), tmp_path / "run", accelerator="cpu")  # type: ignore[arg-type]
     assert not (tmp_path / "run" / "log.csv").exists()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_picture_smaller_than_the_crop_is_refused_by_name(recipe: Recipe, tmp_path: Path, scale: float) -> None:
+    for name, side in (("large", 80), ("small", 30)):
+        save(tmp_path / "mixed" / f"{name}.png", np.zeros((side, 80, 1), np.uint8))
+    recipe = replace(recipe, pictures=tmp_path / "mixed", scales=(1.0, scale), crop_size=round(30 * scale))
+    training_crops(recipe)
+    at = "; " if scale == 1 else ", 15 pixels at scale 0.5; "
+    with pytest.raises(SynergicError, match=rf"mixed: small: .* crop_size of {recipe.crop_size + 1}, got 30 x 80{at}"):
+        training_crops(replace(recipe, crop_size=recipe.crop_size + 1))
 
 
 def test_signal_and_noise_of_gradients(

@@ -1,8 +1,8 @@
 """Average two weights of one network: `python training/average.py BEGINNING END RUN [--share 0.75]`.
 
 Where a run goes on from published weights, the mean of where it began and where it ended can be better than both
-(Wortsman et al., "Model soups", ICML 2022). RUN gets weights.safetensors with the card of END. The share of END is to
-be chosen on validation pictures.
+(Wortsman et al., "Model soups", ICML 2022). RUN gets weights.safetensors with the card of END, without its scores. The
+share of END is to be chosen on validation pictures.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def main(beginning: str, end: str, run: Path, share: float) -> None:
         for name, tensor in network.state_dict().items()
     }
     network.load_state_dict(mean)
-    save_weights(run / "weights.safetensors", network, card)
+    save_weights(run / "weights.safetensors", network, card.unmeasured())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Weights with the non-local branches of others: `python training/graft.py WEIGHTS DONOR RUN`.
 
 A branch that begins anew in a trained network costs thousands of steps; that of a network for another task is at home
-sooner. RUN gets weights.safetensors: WEIGHTS with their card, the branches and how they compare those of DONOR. It is
-where a run begins (`--set init=RUN/weights.safetensors`), not what restores pictures.
+sooner. RUN gets weights.safetensors: WEIGHTS with their card, without its scores, the branches and how they compare
+those of DONOR. It is where a run begins (`--set init=RUN/weights.safetensors`), not what restores pictures.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main(weights: str, donor: str, run: Path) -> None:
     config = replace(giver.config, **own)
     grafted = SATNet(config).eval()
     grafted.load_state_dict(network.state_dict() | branches)
-    save_weights(run / "weights.safetensors", grafted, card)
+    save_weights(run / "weights.safetensors", grafted, card.unmeasured())
 
 
 if __name__ == "__main__":

@@ -68,13 +68,11 @@ def main(run: Path, data: Path, half: bool, limits: str | None) -> None:
         print(
             f"{name}: {report['degraded_psnr']:.3f} -> {report['psnr']:.3f} dB, SSIM {report['ssim']:.4f}", flush=True
         )
-    words = report["protocol"]
+    words, seed = report["protocol"], ["noise of seed 0"] if "sigma" in options else []
     measured = replace(
         card,
         scores={name: report["psnr"] for name, report in reports.items()},
-        protocol="; ".join(
-            [words["inference"], f"output {words['output']}", f"PSNR in {words['psnr']}", "noise of seed 0"]
-        ),
+        protocol="; ".join([words["inference"], f"output {words['output']}", f"PSNR in {words['psnr']}", *seed]),
         limits=card.limits if limits is None else limits,
         recipe=card.recipe | {key: Path(card.recipe[key]).name for key in ("pictures", "validation")},
     )

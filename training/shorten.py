@@ -2,7 +2,8 @@
 
 A BLOCK is the number of the block whose attention it keeps, and the residual blocks before it, as block.layer:
 0:0.0,0.2 is block 0 without its second residual block. All have equally many. RUN gets weights.safetensors with the
-card of WEIGHTS. What is gone is missed at first: the recipe of the faster network trains the rest to do without.
+card of WEIGHTS, without its scores. What is gone is missed at first: the recipe of the faster network trains the rest
+to do without.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def main(weights: str, run: Path, blocks: Sequence[str]) -> None:
     shorter = SATNet(replace(network.config, blocks=len(kept), depth=depth)).eval()
     tensors = network.state_dict()
     shorter.load_state_dict({name: tensors[source(name, sources)] for name in shorter.state_dict()})
-    save_weights(run / "weights.safetensors", shorter, card)
+    save_weights(run / "weights.safetensors", shorter, card.unmeasured())
 
 
 def source(name: str, sources: dict[str, str]) -> str:

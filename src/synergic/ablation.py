@@ -19,7 +19,6 @@ from zlib import crc32
 import numpy as np
 from filelock import FileLock, Timeout
 
-from synergic.data import read_folder
 from synergic.degradations import JPEG, GaussianNoise
 from synergic.errors import SynergicError
 from synergic.evaluate import Protocol, evaluate, markdown, seconds_per_megapixel
@@ -132,10 +131,10 @@ def protocols(recipe: Recipe, folders: Sequence[Path], **levels: Sequence[float]
     levels: sigma or quality; unless given, those of the field's tables that the recipe trains for. Weights for photos
     have none: only their validation is compared. Two folders of one name raise SynergicError.
     """
-    names = {folder.name: folder for folder in folders}
-    alike = [folder for folder in folders if names[folder.name] != folder]
+    names = {folder.resolve().name: folder for folder in folders}
+    alike = [folder for folder in folders if names[folder.resolve().name] != folder]
     if alike:
-        one, other = alike[0], names[alike[0].name]
+        one, other = alike[0], names[alike[0].resolve().name]
         raise SynergicError(f"--data: expected names that differ, got {one} and {other}; rename one")
     kind = {GaussianNoise: "sigma", JPEG: "quality"}.get(type(recipe.degradation))
     wrong = [name for name, given in levels.items() if given and name != kind]
@@ -146,7 +145,7 @@ def protocols(recipe: Recipe, folders: Sequence[Path], **levels: Sequence[float]
     low, high = (getattr(recipe.degradation, f"{kind}_{end}") for end in ("min", "max"))
     chosen = levels.get(kind) or [level for level in LEVELS[kind] if low <= level <= high] or [high]
     return {
-        f"{folder.name}, {kind} {level:g}": Protocol(folder, **{kind: level})  # type: ignore[arg-type]
+        f"{folder.resolve().name}, {kind} {level:g}": Protocol(folder, **{kind: level})  # type: ignore[arg-type]
         for folder in folders
         for level in chosen
     }
@@ -157,8 +156,10 @@ def ablate(
 ) -> None:
     """Train and evaluate whatever of the runs is not there yet; what another process is at is left to it. Pictures that
     cannot be evaluated are refused before the first run is trained."""
-    for protocol in {protocol.data: protocol for protocol in wanted.values()}.values():
-        protocol.clean_pictures()
+    pictures = dict[Path, int]()
+    for protocol in wanted.values():
+        if protocol.data not in pictures:
+            pictures[protocol.data] = checksum(protocol.clean_pictures())
     for number, run in enumerate(runs, 1):
         if (weights := run.folder / "weights.safetensors").exists():
             check_recipe(run.recipe, read_header(weights)[1], run.folder, PLACES)
@@ -166,13 +167,14 @@ def ablate(
         run.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(run.folder / "lock", timeout=0):  # gone with its process, however that ends
-                finish(run, wanted, accelerator, lambda text, head=head: say(f"{head}: {text}"))  # type: ignore[misc]
+                train_rest(run, accelerator, lambda text, head=head: say(f"{head}: {text}"))  # type: ignore[misc]
+                measure(run.folder, wanted, pictures, accelerator, lambda text, head=head: say(f"{head}: {text}"))  # type: ignore[misc]
         except Timeout:
             say(f"{head}: another process is at it; left to that one")
 
 
-def finish(run: Run, wanted: Mapping[str, Protocol], accelerator: str, say: Callable[[str], None]) -> None:
-    """Train the rest of one run and evaluate it."""
+def train_rest(run: Run, accelerator: str, say: Callable[[str], None]) -> None:
+    """Train what is not trained of one run."""
     last = (read_log(run.folder) or [{"step": "0", "seconds": "0"}])[-1]
     step, seconds = int(last["step"]), float(last["seconds"])
     if progress(run.recipe, step, seconds) < 1:
@@ -180,7 +182,6 @@ def finish(run: Run, wanted: Mapping[str, Protocol], accelerator: str, say: Call
         say(f"training from step {step} to {end}")
         resume = (run.folder / "state.safetensors").exists()
         train(run.recipe, run.folder, resume=resume, accelerator=accelerator)
-    measure(run.folder, wanted, accelerator, say)
 
 
 def validations(folder: Path) -> dict[int, float]:
@@ -188,13 +189,19 @@ def validations(folder: Path) -> dict[int, float]:
     return {int(row["step"]): float(row["validation_psnr"]) for row in read_log(folder)}
 
 
-def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Callable[[str], None]) -> None:
+def measure(
+    folder: Path, wanted: Mapping[str, Protocol], pictures: Mapping[Path, int], device: str, say: Callable[[str], None]
+) -> None:
     """Evaluate a trained run where it is not yet, or was on other pictures of that name, and time it once; scores.json
-    holds what is found."""
+    holds what is found. pictures: the checksum of each folder's."""
     path = folder / "scores.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     scores = found.get("scores", {})
-    missing = {name: protocol for name, protocol in wanted.items() if not is_of(scores.get(name), protocol.data)}
+    missing = {
+        name: protocol
+        for name, protocol in wanted.items()
+        if scores.get(name, {}).get("pictures") != pictures[protocol.data]
+    }
     if found and not missing:
         return
     restorer = Restorer.from_pretrained(folder / "weights.safetensors", device=device)
@@ -208,7 +215,7 @@ def measure(folder: Path, wanted: Mapping[str, Protocol], device: str, say: Call
     for name, protocol in missing.items():
         report = evaluate(restorer, protocol)
         found["scores"][name] = {key: report[key] for key in ("psnr", "ssim", "degraded_psnr", "protocol")}
-        found["scores"][name]["pictures"] = checksum(protocol.data)
+        found["scores"][name]["pictures"] = pictures[protocol.data]
         say(f"{name}: {report['psnr']:.3f} dB")
     write_text(path, json.dumps(found, indent=1), overwrite=True)
 
@@ -224,21 +231,17 @@ def timing(restorer: Restorer) -> dict[str, float]:
     return {"seconds_per_megapixel": seconds_per_megapixel(restorer, side), "timed_side": side}
 
 
-def is_of(score: dict[str, Any] | None, folder: Path) -> bool:
-    """Whether a score is there and of the pictures of a folder, which may lie elsewhere by now, or hold others."""
-    if score is None:
-        return False
-    if "pictures" not in score:  # from before it was kept
-        return bool(score["protocol"]["data"] == str(folder))
-    return bool(score["pictures"] == checksum(folder))
-
-
-def checksum(folder: Path) -> int:
-    """Of all pixels of the pictures of a folder."""
+def checksum(pictures: Mapping[str, np.ndarray]) -> int:
+    """Of all pixels: a folder may lie elsewhere by now, or hold others."""
     total = 0
-    for _, pixels in read_folder(folder):
+    for pixels in pictures.values():
         total = crc32(np.ascontiguousarray(pixels).data, total)
     return total
+
+
+def finished_runs(folder: Path) -> list[Path]:
+    """The folders of a folder's runs that are trained and evaluated."""
+    return sorted(path.parent for path in folder.glob("*/seed-*/scores.json"))
 
 
 def collect(folder: Path) -> dict[str, Any]:
@@ -249,7 +252,7 @@ def collect(folder: Path) -> dict[str, Any]:
     among them, and "ssim" likewise.
     Runs of different recipes, or evaluated on different pictures, raise SynergicError.
     """
-    finished = sorted(path.parent for path in folder.glob("*/seed-*/scores.json"))
+    finished = finished_runs(folder)
     if not finished:
         raise SynergicError(f"{folder}: expected finished runs, found none; train some first")
     recipes = [recipe_of(read_header(run / "weights.safetensors")[1]) for run in finished]
@@ -276,8 +279,6 @@ def check_pictures(runs: Sequence[Path]) -> None:
     first: dict[str, tuple[Path, int]] = {}
     for run in runs:
         for name, of in json.loads((run / "scores.json").read_text())["scores"].items():
-            if "pictures" not in of:  # runs from before it was kept
-                continue
             other, pictures = first.setdefault(name, (run, of["pictures"]))
             if of["pictures"] != pictures:
                 raise SynergicError(
@@ -300,7 +301,7 @@ def collect_row(runs: Sequence[Path]) -> dict[str, Any]:
         "seeds": [int(run.name.removeprefix("seed-")) for run in runs],
         "parameters": found[0]["parameters"],
         "seconds_per_megapixel": fmean(of["seconds_per_megapixel"] for of in found),
-        "timed_side": found[0].get("timed_side", TIMED_SIDES[-1]),
+        "timed_side": found[0]["timed_side"],
         "training_seconds": fmean(of["training_seconds"] for of in found),
         "hardware": found[0]["hardware"],
         "scores": scores,

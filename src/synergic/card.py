@@ -1,10 +1,10 @@
 """What weights say of themselves, what a network is told, and which weights are published. Does without PyTorch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from synergic.errors import SynergicError, first_line, needs
 
@@ -46,6 +46,10 @@ class Card:
     """How the scores were measured."""
     limits: str = ""
     """Known limits."""
+
+    def unmeasured(self) -> Self:
+        """Of weights that were made of these: no score, and no limit, is known of them."""
+        return replace(self, scores={}, protocol="", limits="")
 
 
 def told_strength(card: Card, conditioned: bool, sigma: float | None, quality: int | None) -> float:

@@ -497,14 +497,17 @@ def ablate(
 ) -> None:
     """The paper's ablation: train every row from several seeds, evaluate, compare. Run it again to go on."""
     with needs("train", "ablate"):
-        from synergic.ablation import ROWS, ablate, plan, protocols, write_results
+        from synergic.ablation import ROWS, ablate, finished_runs, plan, protocols, write_results
     from synergic.figures import check_figure
 
     check_figure(folder / "curves.png", overwrite=True)
     runs = plan(recipe, folder, list(dict.fromkeys(rows)) or list(ROWS), seeds, parse_changes(changes))
     wanted = protocols(runs[0].recipe, folders or [runs[0].recipe.validation], **levels)
+    if folders and not wanted:
+        raise SynergicError(f"--data: the recipe's task is {runs[0].recipe.task}, judged by validation; leave it out")
     ablate(runs, wanted, accelerator, click.echo)
-    click.echo(write_results(folder))
+    if finished_runs(folder):  # by this process or another
+        click.echo(write_results(folder))
 
 
 @command.command()

@@ -136,8 +136,9 @@ def compare(
     Every method gets the same degraded pictures and is told sigma. For JPEG the classical ones, which remove noise, are
     told the root mean square of the true error, which no user knows. The network is told what the protocol says.
     """
+    told = protocol.told(restorer)
     methods = {name: unless_clean(denoise) for name, denoise in classical_methods().items()}
-    methods[f"SAT-Net ({restorer.card.name})"] = lambda degraded, _: restore_whole(restorer, protocol, degraded)
+    methods[f"SAT-Net ({restorer.card.name})"] = lambda degraded, _: restore_whole(restorer, degraded, **told)
     count = len(find_pictures([protocol.data])[: protocol.limit])
     images: dict[str, list[dict[str, Any]]] = {method: [] for method in ("degraded", *methods)}
     places: list[Place] = []
@@ -183,15 +184,15 @@ def colors_of(files: Sequence[Path]) -> int:
     if gray and colour:
         raise SynergicError(
             f"{gray[0].parent}: expected gray or colour pictures, got both, {gray[0].name} and {colour[0].name}; "
-            "pass --weights, or compare them in two folders"
+            "compare them in two folders"
         )
     return 3 if colour else 1
 
 
-def restore_whole(restorer: Restorer, protocol: Protocol, degraded: np.ndarray) -> np.ndarray:
-    """The network's answer without tiles, told what the protocol says. H W C float32 -> the same."""
+def restore_whole(restorer: Restorer, degraded: np.ndarray, **told: Any) -> np.ndarray:
+    """The network's answer without tiles, told a sigma, a quality or nothing. H W C float32 -> the same."""
     with torch.inference_mode():
-        restored = restorer.tensor(to_tensor(degraded)[None].to(restorer.device), **protocol.told(restorer))
+        restored = restorer.tensor(to_tensor(degraded)[None].to(restorer.device), **told)
     return restored[0].permute(1, 2, 0).cpu().numpy()
 
 

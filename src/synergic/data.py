@@ -14,11 +14,14 @@ from synergic.degradations import Degradation, sharpen
 from synergic.errors import SynergicError
 from synergic.images import find_pictures, from_float, read_pixels, to_float
 from synergic.patterns import add_pattern
+from synergic.tiling import checked
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Degraded N C H W, clean N C H W, strength N."""
 SHARPEST = 1.5
 """Greatest weight of the sharpening of a training crop: as scans and web sites have it."""
+STRONGEST_TONE = 0.4
+"""The most that toning takes off a colour."""
 
 
 def to_colors(pixels: np.ndarray, colors: int) -> np.ndarray:
@@ -54,12 +57,17 @@ def read_folder(
     folder: Path, colors: int | None = None, *, eight_bit: bool = True, limit: int | None = None
 ) -> list[tuple[str, np.ndarray]]:
     """Every picture of a folder (recursive, sorted), or the first `limit`, as (name without suffix, H W C); C as the
-    file has it, or `colors`. Other depths than uint8 raise SynergicError if `eight_bit`."""
+    file has it, or `colors`. Other depths than uint8 raise SynergicError if `eight_bit`; floats that are not about 0 to
+    1 do in any case."""
     pictures = []
     for path, relative in find_pictures([folder])[:limit]:
         pixels = read_pixels(path)
         if eight_bit and pixels.dtype != np.uint8:
             raise SynergicError(f"{path}: expected an 8-bit picture, got {pixels.dtype}; convert it to 8 bit")
+        try:
+            checked(pixels)
+        except SynergicError as error:  # of a picture without a name
+            raise SynergicError(f"{path}: {error}") from error
         pictures.append((str(relative.with_suffix("")), pixels if colors is None else to_colors(pixels, colors)))
     if not pictures:
         raise SynergicError(f"{folder}: expected a folder with pictures, found none; check the path")
@@ -101,6 +109,14 @@ def read_pairs(clean: Path, degraded: Path, colors: int) -> dict[str, np.ndarray
     return pairs
 
 
+def toning(colors: int, generator: Generator) -> Tensor:
+    """What a gray picture, C H W, is multiplied by: 1 in every second, else a colour such as sepia. C 1 1, up to 1."""
+    if torch.rand((), generator=generator) < 0.5:
+        return torch.ones(colors, 1, 1)
+    tone = 1 - STRONGEST_TONE * torch.rand(colors, 1, 1, generator=generator)
+    return tone / tone.max()
+
+
 class Crops(Dataset[Batch]):
     """Batches of degraded crops. Batch number `step` is a pure function of (seed, step), on any number of processes."""
 
@@ -120,14 +136,8 @@ class Crops(Dataset[Batch]):
     ) -> None:
         """pictures: clean H W C; or H W 2C, a clean one and its own degraded one, whose strength is unknown.
         `patterns`, `sharpened`, `gray`: shares of the other crops that a made-up pattern is laid over, that are
-        sharpened, and whose colours are their mean, before they are degraded, the gray ones alike in all colours.
-        `rank` of `world_size` processes gets every world_size-th crop of a batch."""
-        small = [p.shape[:2] for p in pictures if min(p.shape[:2]) < crop_size]
-        if small:
-            raise SynergicError(
-                f"crop_size: expected at most the sides of every picture at its smallest scale, got {crop_size} and a "
-                f"picture of {small[0][0]} x {small[0][1]} there; leave such pictures out, or set a smaller crop_size"
-            )
+        sharpened, and whose colours are their mean, before they are degraded; half of the gray ones are then toned.
+        `rank` of `world_size` processes gets every world_size-th crop of a batch. No picture is smaller than a crop."""
         self.pictures, self.degradation, self.crop_size = pictures, degradation, crop_size
         self.seed, self.patterns, self.sharpened, self.gray = seed, patterns, sharpened, gray
         self.indices = range(rank, batch_size, world_size)
@@ -158,4 +168,7 @@ class Crops(Dataset[Batch]):
         if draw.random() < self.gray:
             clean = clean.mean(0, keepdim=True)
         degraded, strength = self.degradation(clean, generator)
-        return degraded.expand(colors, -1, -1), clean.expand(colors, -1, -1), strength
+        if len(clean) < colors:
+            tone = toning(colors, generator)
+            degraded, clean = degraded * tone, clean * tone
+        return degraded, clean, strength

@@ -282,11 +282,12 @@ def bayer_mask(height: int, width: int, offset: int) -> Tensor:
 
 
 def demosaic(mosaic: Tensor) -> Tensor:
-    """Bilinear interpolation of a Bayer mosaic, 3 H W with zeros where a colour was not measured, from 2 x 2 on."""
+    """Bilinear interpolation of a Bayer mosaic, 3 H W with zeros where a colour was not measured."""
     cross = torch.tensor([[0.0, 0.25, 0.0], [0.25, 1.0, 0.25], [0.0, 0.25, 0.0]])
     full = torch.tensor([[0.25, 0.5, 0.25], [0.5, 1.0, 0.5], [0.25, 0.5, 0.25]])
     kernels = torch.stack([full, cross, full])[:, None]
-    padded = F.pad(mosaic[None], (1, 1, 1, 1), mode="reflect")  # the mosaic goes on beyond its edge
+    goes_on = "reflect" if min(mosaic.shape[1:]) > 1 else "replicate"  # beyond the edge; of 1 pixel nothing is known
+    padded = F.pad(mosaic[None], (1, 1, 1, 1), mode=goes_on)
     return F.conv2d(padded, kernels, groups=3)[0]
 
 

@@ -1,9 +1,9 @@
 """Benchmark figures with their exact protocol."""
 
 import json
+import os
 import re
 import time
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,6 +11,7 @@ from math import isinf
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from synergic.data import matlab_luma, read_by_name, to_colors, to_tensor, to_ui
 from synergic.degradations import add_gaussian_noise, add_jpeg_artifacts, in_8_bits
 from synergic.errors import SynergicError
 from synergic.files import check_free, write_text
-from synergic.images import Picture, encode_png, find_pictures, write_picture
+from synergic.images import Picture, find_pictures, write_picture
 from synergic.metrics import SSIM_SIDE, decibels, psnr, psnr_b, ssim
 from synergic.network import count_parameters
 from synergic.restore import Restorer
@@ -121,13 +122,14 @@ class Protocol:
         held = "clipped to [0, 1], rounded to 8 bit" if self.clipped else "float32, not clipped"
         kinds = {"sigma": f"white Gaussian noise, sigma {self.sigma}, {held}, seed {self.seed} per picture"}
         gray = restorer.network.config.colors == 1
-        chroma = "luma as MATLAB's rgb2ycbcr (16-235)" if gray else "colour whole (4:4:4)"
-        kinds["quality"] = f"JPEG quality {self.quality}, {chroma}"
+        kinds["quality"] = f"JPEG quality {self.quality}{'' if gray else ', colour whole (4:4:4)'}"
+        as_gray = "Pillow's gray (L)" if self.quality is None else "luma as MATLAB's rgb2ycbcr (16-235)"
         kinds["pairs"] = f"degraded pictures from {self.pairs}"
         given = next(name for name in kinds if getattr(self, name) is not None)
         window, precision = restorer.network.config.window, str(restorer.precision).removeprefix("torch.")
         return {
             "data": str(self.data) if self.limit is None else f"{self.data}, the first {self.limit}",
+            "pictures": f"gray ones as they are, colour ones as {as_gray if gray else 'they are'}",
             "degradation": kinds[given],
             "strength": "known to the network" if self.told(restorer) else "unknown to the network",
             "inference": f"whole picture, no tiles, attention windows {window}, {precision}",
@@ -143,10 +145,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """PSNR and SSIM of every picture and their means; PSNR-B for gray JPEGs.
 
-    `save`: folder for the restored pictures and for index.html, a page that shows them beside degraded and clean. What
-    such a page shows of an earlier run is replaced; other files that exist raise SynergicError unless `overwrite`.
+    `save`: folder for the restored pictures and for index.html, a page that shows them beside degraded and clean, which
+    lie in index_files. What such a page shows of an earlier run is replaced; other files that exist raise SynergicError
+    unless `overwrite`.
     """
-    images, shown = [], []
+    images, shapes = [], []
     earlier = set[str]() if save is None else check_save(save, protocol, overwrite)
     told = protocol.told(restorer)
     for name, degraded, clean in protocol.samples(restorer.network.config.colors):
@@ -162,9 +165,10 @@ def evaluate(
         images.append((name, scores))
         if save is not None:
             replaced = overwrite or name in earlier
-            write_picture(save / f"{name}.png", Picture(restored, None, {}, None), overwrite=replaced)
             kinds = {"degraded": to_uint8(degraded), "restored": restored, "clean": clean}
-            shown.append({kind: b64encode(encode_png(pixels)).decode() for kind, pixels in kinds.items()})
+            for kind, path in shown(name).items():
+                write_picture(save / path, Picture(kinds[kind], None, {}, None), overwrite=replaced)
+            shapes.append(clean.shape)
     shared = [key for key in images[0][1] if all(key in scores for _, scores in images)]  # PSNR-B is of gray alone
     means = {key: fmean(scores[key] for _, scores in images) for key in shared}
     report = {
@@ -175,8 +179,13 @@ def evaluate(
         "parameters": count_parameters(restorer.network),
     }
     if save is not None:
-        write_page(save / "index.html", report, shown)
+        write_page(save / "index.html", report, shapes)
     return report
+
+
+def shown(name: str) -> dict[str, str]:
+    """The files of one picture in the folder of a page, by what they show."""
+    return {"restored": f"{name}.png"} | {kind: f"index_files/{kind}/{name}.png" for kind in ("degraded", "clean")}
 
 
 def check_save(save: Path, protocol: Protocol, overwrite: bool) -> set[str]:
@@ -190,8 +199,9 @@ def check_save(save: Path, protocol: Protocol, overwrite: bool) -> set[str]:
     earlier, read = shown_in(save / "index.html"), protocol.identities()
     for _, relative in find_pictures([protocol.data])[: protocol.limit]:
         name = str(relative.with_suffix(""))
-        check_apart(save / f"{name}.png", read)
-        check_free(save / f"{name}.png", overwrite or name in earlier)
+        for path in shown(name).values():
+            check_apart(save / path, read)
+            check_free(save / path, overwrite or name in earlier)
     check_free(save / "index.html", overwrite or bool(earlier))
     return earlier
 
@@ -240,10 +250,13 @@ def seconds_per_megapixel(restorer: Restorer, side: int = 512, rounds: int = 3) 
     return min(seconds) * 1e6 / side**2
 
 
-def write_page(path: Path, report: dict[str, Any], shown: Sequence[dict[str, str]]) -> None:
-    """One page that stands alone: the report and every picture (degraded, restored, clean: PNG in base64) inside it."""
-    images = [image | {"pictures": pictures} for image, pictures in zip(report["images"], shown, strict=True)]
-    title = f"{report['weights']} on {Path(report['protocol']['data']).name}"
+def write_page(path: Path, report: dict[str, Any], shapes: Sequence[tuple[int, ...]]) -> None:
+    """The page: the report, and where beside it every picture lies, whose shapes are H W C."""
+    images = []
+    for image, (height, width, _) in zip(report["images"], shapes, strict=True):
+        places = {kind: quote(os.fsencode(place)) for kind, place in shown(image["name"]).items()}
+        images.append(image | {"pictures": places, "width": width, "height": height})
+    title = f"{report['weights']} on {Path(report['protocol']['data']).resolve().name}"
     text = as_json(report | {"images": images, "title": title})
     page = files("synergic").joinpath("report.html").read_text(encoding="utf-8")
     write_text(path, page.replace("{{report}}", text.replace("<", "\\u003c")), overwrite=True)

@@ -21,7 +21,7 @@ from synergic.images import to_float
 from synergic.network import NonLocalAttention, SynergicBlock
 from synergic.patches import grid_padding, patches
 from synergic.restore import Restorer
-from synergic.tiling import Progress, axis_spans, checked, map_tiles, overlap_of
+from synergic.tiling import Progress, axis_spans, checked, is_gray, map_tiles, overlap_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -245,7 +245,11 @@ def explain(
     """
     if noise is not None:
         share_of_range("noise", noise)
-    pixels = checked(image) if noise is None else with_noise(checked(image), noise)
+    pixels = checked(image)
+    if restorer.network.config.colors == 1 and is_gray(pixels):  # its noise would be of three colours
+        pixels = pixels[..., :1]
+    if noise is not None:
+        pixels = with_noise(pixels, noise)
     height, width = pixels.shape[:2]
     for x, y in at:
         if not (0 <= x < width and 0 <= y < height):
@@ -280,8 +284,8 @@ def conditions(restorer: Restorer, noise: float | None, sigma: float | None, qua
 
 
 def with_noise(pixels: np.ndarray, sigma: float) -> np.ndarray:
-    """The picture, H W C of any dtype, as float32 with white Gaussian noise of seed 0, not clipped."""
-    return add_gaussian_noise(to_tensor(pixels), sigma, Generator().manual_seed(0)).permute(1, 2, 0).numpy()
+    """The picture, H W or H W C of any dtype, as float32 H W C with white Gaussian noise of seed 0, not clipped."""
+    return add_gaussian_noise(to_tensor(checked(pixels)), sigma, Generator().manual_seed(0)).permute(1, 2, 0).numpy()
 
 
 def extremes(share: np.ndarray) -> list[tuple[int, int]]:
@@ -311,9 +315,10 @@ class Query:
 
 
 def look(watch: Watch, pixels: np.ndarray, x: int, y: int, sigma: float | None, quality: int | None) -> Query:
-    """What the patch nearest to (x, y) attends to; a gray network's with a colour picture in its first colour.
+    """What (x, y) attends to, and the patch nearest to it; a gray network's with a colour picture in its first colour.
 
-    The pixel is the middle one of that patch, so that both lie in one window and choose among the same part of the map.
+    Where the network compares patches, the pixel is the middle one of that patch: both lie in one window then, and
+    choose among the same part of the map.
     """
     rows, columns = (tile_at(*pair, watch.restorer) for pair in zip((y, x), pixels.shape, strict=False))
     tile, scale = to_float(pixels[rows, columns]), watch.restorer.network.config.downscale
@@ -323,7 +328,9 @@ def look(watch: Watch, pixels: np.ndarray, x: int, y: int, sigma: float | None, 
         attention, features = block.nonlocal_attention, trace.features[:1]
         assert attention is not None
         by_patch.append(attended(attention, features, row, column, "patch"))
-        by_pixel.append(attended(attention, features, *by_patch[-1].middle, "pixel"))
+        by_pixels = attention.config.nonlocal_attention == "pixel"
+        place: tuple[int, int] = (row, column) if by_pixels else by_patch[-1].middle
+        by_pixel.append(attended(attention, features, *place, "pixel"))
     return Query(x, y, tile, np.array([rows.start, columns.start]), scale, by_patch, by_pixel)
 
 

@@ -54,8 +54,8 @@ from synergic.metadata import (
 from synergic.stores import files_in, path_inside
 from synergic.tags import ACROSS, DOWN, SIDEWAYS, Resolution, count_folders, read_tags, rewrite_tags, upright_exif
 
-__all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "check_writable", "compress_jpeg", "encode_png"]
-__all__ += ["find_pictures", "from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
+__all__ = ["MAX_PIXELS", "READABLE", "WRITABLE", "Picture", "check_writable", "compress_jpeg", "find_pictures"]
+__all__ += ["from_float", "read_picture", "read_pixels", "to_float", "write_picture"]
 
 pyvips.operation_block_set("VipsForeignLoad", True)  # no loader but these four, whatever a file says it is
 for _loader in ("VipsForeignLoadJpeg", "VipsForeignLoadPng", "VipsForeignLoadTiff", "VipsForeignLoadWebp"):
@@ -367,11 +367,6 @@ def compress_jpeg(pixels: np.ndarray, quality: int, *, subsampling: bool = False
     mode = "on" if subsampling else "off"
     encoded = _to_image(pixels).jpegsave_buffer(Q=quality, subsample_mode=mode, keep=pyvips.ForeignKeep.NONE)
     return _decode(pyvips.Image.jpegload_buffer(encoded))
-
-
-def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8 H W C as a PNG file in memory, without metadata."""
-    return _to_image(pixels).pngsave_buffer(keep=pyvips.ForeignKeep.NONE, **PNG.options)
 
 
 def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +29,7 @@ from synergic.config import Amount, Count, Positive, Share, Whole, read_config
 from synergic.data import Batch, Crops, read_folder, read_pairs, scaled, to_uint8
 from synergic.degradations import JPEG, CameraNoise, GaussianNoise
 from synergic.errors import SynergicError
-from synergic.files import check_folder, remove_unfinished
+from synergic.files import check_folder, remove_unfinished, write_text
 from synergic.hardware import describe, pick_device, pick_precision, training_layout
 from synergic.metrics import psnr
 from synergic.muon import Muon
@@ -78,7 +79,8 @@ class Recipe:
     sharpened: Share = 0.0
     """Share of the training crops that are sharpened first: what is sharp from pixel to pixel is then no noise."""
     gray: Share = 0.0
-    """Share of a colour network's training crops that are gray, and their degradation with them, as in a scan."""
+    """Share of a colour network's training crops that are gray, and their degradation with them, as in a scan; half of
+    these are toned in a colour, as sepia prints are."""
     crop_size: Count = 64
     """Side of a training crop, in pixels."""
     batch_size: Count = 16
@@ -90,7 +92,8 @@ class Recipe:
     teacher: str | None = None
     """Published weights, a weights file or hub:owner/name that restore every crop as well; with log_mse. The network
     is drawn to what they restore: most of what the clean picture would add is noise that no network can know of, and
-    small batches do not average it away. A teacher is as good as its ensemble of 8 views, all of which it sees."""
+    small batches do not average it away. A teacher is as good as its ensemble of 8 views, all of which it sees. The
+    new card names their data and licence as well."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon steps the weight matrices of the blocks, AdamW the rest; adamw steps all."""
     learning_rate: Positive = 1.5e-3
@@ -365,7 +368,7 @@ def training_batches(recipe: Recipe, step: int, fabric: Fabric) -> DataLoader[Ba
 def training_crops(recipe: Recipe, rank: int = 0, world_size: int = 1) -> Crops:
     """What a recipe trains on, batch by batch: the share of one of so many processes."""
     return Crops(
-        read_pictures(recipe.pictures, recipe, recipe.pairs),
+        read_pictures(recipe.pictures, recipe, recipe.pairs, crop_size=recipe.crop_size),
         recipe.degradation,
         crop_size=recipe.crop_size,
         batch_size=recipe.batch_size,
@@ -391,12 +394,23 @@ def validation_batches(recipe: Recipe, crop_size: int = 128, batch_size: int = 8
     return [crops[step] for step in range(batches)]
 
 
-def read_pictures(folder: Path, recipe: Recipe, pairs: Path | None = None) -> list[np.ndarray]:
-    """What `Crops` takes: clean pictures H W C at each of the recipe's scales, and pairs H W 2C as they are."""
+def read_pictures(folder: Path, recipe: Recipe, pairs: Path | None = None, crop_size: int = 1) -> list[np.ndarray]:
+    """What `Crops` takes: clean pictures H W C at each of the recipe's scales, and pairs H W 2C as they are. Raises
+    SynergicError for a picture that is smaller than a crop at one of them."""
     colors = recipe.network.colors
     paired = {} if pairs is None else read_pairs(folder, pairs, colors)
-    clean = [pixels for name, pixels in read_folder(folder, colors, eight_bit=False) if name not in paired]
-    return [scaled(pixels, scale) for scale in recipe.scales for pixels in clean] + list(paired.values())
+    clean = {name: of for name, of in read_folder(folder, colors, eight_bit=False) if name not in paired}
+    for named, scale in ((clean, min(recipe.scales)), (paired, 1)):
+        for name, pixels in named.items():
+            height, width = pixels.shape[:2]
+            least = max(1, round(min(height, width) * scale))
+            if least < crop_size:
+                at = "" if scale == 1 else f", {least} pixels at scale {scale:g}"
+                raise SynergicError(
+                    f"{folder}: {name}: expected sides of at least the crop_size of {crop_size}, got {height} x {width}"
+                    f"{at}; leave it out, or set a smaller crop_size"
+                )
+    return [scaled(pixels, scale) for scale in recipe.scales for pixels in clean.values()] + list(paired.values())
 
 
 @torch.no_grad()
@@ -451,9 +465,12 @@ class State:
         for norm in (module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)):
             norm.train(not recipe.frozen_norm)
         self.network.to(fabric.device, memory_format=layout)  # type: ignore[call-overload]
-        self.teacher = None if recipe.teacher is None else read_teacher(recipe, recipe.teacher)
-        if self.teacher is not None:
+        self.teacher = None
+        if recipe.teacher is not None:
+            self.teacher, card = read_teacher(recipe, recipe.teacher)
             self.teacher.to(fabric.device, memory_format=layout)  # type: ignore[call-overload]
+            self.earlier_data = joined(self.earlier_data, card.data)
+            self.earlier_licence = joined(self.earlier_licence, card.licence)
         ema = get_ema_multi_avg_fn(recipe.ema)
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True)
         self.model, *self.optimizers = fabric.setup(self.network, *optimizers(self.network, recipe))
@@ -564,15 +581,17 @@ class State:
         """The weights, whole or not at all, and then the log's row."""
         save_weights(self.run / "weights.safetensors", self.averaged, self.card())
         row = self.row | {"seconds": round(self.seconds, 1)}
-        path = self.run / "log.csv"
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
-        with SummaryWriter(str(self.run)) as events:
-            for key, value in row.items():
-                events.add_scalar(key, value, self.step)
+        lines = log_lines(self.run) or [",".join(row)]
+        text = "".join(f"{line}\n" for line in (*lines, ",".join(map(str, row.values()))))
+        write_text(self.run / "log.csv", text, overwrite=True)
+        for key, value in row.items():
+            self.events.add_scalar(key, value, self.step)
+        self.events.flush()
+
+    @cached_property
+    def events(self) -> SummaryWriter:
+        """What TensorBoard shows: one file of a start."""
+        return SummaryWriter(str(self.run))
 
     def card(self) -> Card:
         recipe = as_json(asdict(self.recipe))
@@ -615,22 +634,25 @@ def recipe_of(card: Card) -> dict[str, Any]:
 
 def read_log(folder: Path) -> list[dict[str, str]]:
     """The rows of a run's log."""
+    return list(csv.DictReader(log_lines(folder)))
+
+
+def log_lines(folder: Path) -> list[str]:
+    """The lines of a run's log, but for a last one that was cut short: earlier versions wrote it line by line."""
     path = folder / "log.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
-def read_teacher(recipe: Recipe, teacher: str) -> SATNet:
-    """The network that teaches; raises SynergicError for one that cannot, or a loss that does not listen."""
+def read_teacher(recipe: Recipe, teacher: str) -> tuple[SATNet, Card]:
+    """The network that teaches, and its card; SynergicError for one that cannot, or a loss that does not listen."""
     network, card = load_weights(teacher)
     asked = {"loss": "log_mse", "task": card.task, "network.colors": network.config.colors}
     own = {"loss": recipe.loss, "task": recipe.task, "network.colors": recipe.network.colors}
     for key, value in asked.items():
         if own[key] != value:
             raise SynergicError(f"{key}: expected {value!r} with the teacher {teacher}, got {own[key]!r}")
-    return network
+    return network, card
 
 
 def joined(earlier: str, own: str) -> str:
