@@ -438,12 +438,14 @@ def test_the_command(recipe: Path, tmp_path: Path, capsys: Capture, monkeypatch:
         RECIPES / "photo.toml",
         "--set",
         "init=none",
+        "--row",
+        "satnet",
         "-o",
         tmp_path / "photo",
         "--data",
         tmp_path / "nowhere",
     )
-    code, _, err = call(capsys, monkeypatch, *photo)
+    code, _, err = call(capsys, monkeypatch, *photo, "--data", tmp_path / "nowhere")
     assert (code, err) == (2, "synergic: --data: the recipe's task is photo, judged by validation; leave it out\n")
     code, _, err = call(capsys, monkeypatch, *command, "--quality", 10)
     assert (code, err) == (2, "synergic: --quality: the recipe's task is denoise; leave it out\n")

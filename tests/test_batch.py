@@ -1,3 +1,4 @@
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,8 @@ def test_outputs_by_name(folder: Path) -> None:
         (["."], "x.heic", r"x\.heic: expected a folder for several pictures, got the name of a picture"),
         (["."], "x.png", r"x\.png: expected a folder for several pictures, got the name of a picture"),
         (["a.png", "b.jpg"], "x.png", "expected a folder for several pictures"),
+        (["a.png"], "x.tga", r"x\.tga: expected a name ending in one of"),
+        (["."], "x.cr2", r"x\.cr2: expected a folder for several pictures, got the name of a picture"),
     ],
 )
 def test_an_output_that_cannot_be_what_its_name_says_is_refused(
@@ -185,6 +188,38 @@ def test_other_names_of_jpeg_are_kept(tmp_path: Path, make_weights: MakeWeights,
 def test_two_inputs_of_one_name_are_refused_before_anything_is_written(folder: Path) -> None:
     with pytest.raises(SynergicError, match="expected an output name of its own"):
         plan_jobs([folder / "a.png", folder / "deep" / "a.png"], folder.parent / "out")
+
+
+def test_folders_of_the_output_that_are_one_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(tmp_path / "in" / name / "x.png", np.zeros((4, 4, 1), np.uint8))
+    out = tmp_path / "out"
+    (out / "a").mkdir(parents=True)
+    assert len(plan_jobs([tmp_path / "in"], out)) == 2
+    (out / "b").symlink_to("a")
+    with pytest.raises(SynergicError, match=r"b/x\.png: expected an output name of its own, got .* like .*a/x\.png"):
+        plan_jobs([tmp_path / "in"], out)
+
+
+def test_a_link_to_nothing_in_the_place_of_an_output_is_told_before_the_work(
+    folder: Path, make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = folder.parent / "out"
+    out.mkdir()
+    (out / "a.png").symlink_to("nowhere.png")
+    options = Options(weights=str(make_weights()), device="cpu")
+    monkeypatch.setattr(options, "restorer", lambda _: pytest.fail("it was restored"))
+    for resume in (False, True):
+        (result,) = restore_files(plan_jobs([folder / "a.png"], out), options, resume)
+        assert result["status"] == "failed"
+        assert "out/a.png: exists; pass --overwrite" in result["error"]
+
+
+def test_what_is_no_regular_file_is_called_so(tmp_path: Path, make_weights: MakeWeights) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    jobs = plan_jobs([tmp_path / "pipe"], tmp_path / "x.png")
+    (result,) = restore_files(jobs, Options(weights=str(make_weights()), device="cpu"))
+    assert result["error"] == f"{tmp_path}/pipe: expected a picture file, got something else; check the path"
 
 
 @pytest.mark.parametrize(

@@ -396,7 +396,54 @@ def test_read_refuses_a_jpeg_in_a_tiff_closed_too_early(tmp_path: Path) -> None:
 
 def test_read_refuses_what_is_no_file(tmp_path: Path) -> None:
     assert refused(tmp_path / "none.png") == "expected a picture file, but there is none; check the path"
-    assert refused(tmp_path) == "expected a picture file, but there is none; check the path"
+    assert refused(tmp_path) == "expected a picture file, got something else; check the path"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        assert refused(tmp_path / "pipe") == "expected a picture file, got something else; check the path"
+
+
+@pytest.mark.parametrize(
+    "said", ["jpegload: out of memory -- size == 231MB\n", "webpsave: failed to allocate 243000000 bytes\n"]
+)
+def test_too_little_memory_is_no_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    def starved(*_: Any, **__: Any) -> None:
+        error = pyvips.Error("unable to call")
+        error.detail = said
+        raise error
+
+    picture = Picture(np.zeros((8, 8, 3), np.uint8), None, {}, None)
+    write_picture(tmp_path / "a.png", picture)
+    monkeypatch.setattr("synergic.images._open", starved)
+    with pytest.raises(MemoryError):
+        read_picture(tmp_path / "a.png")
+    with pytest.raises(MemoryError):
+        write_picture(tmp_path / "b.png", picture)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
+
+
+def test_a_tiff_packed_as_this_library_does_not_know_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: Any, **__: Any) -> None:
+        error = pyvips.Error("unable to call")
+        error.detail = "tiffload: ZSTD compression support is not configured\n"
+        raise error
+
+    write_picture(tmp_path / "a.tif", Picture(np.zeros((8, 8, 3), np.uint8), None, {}, None))
+    monkeypatch.setattr("synergic.images._open", unknown)
+    wanted = "cannot be read: ZSTD compression support is not configured; save it with deflate or LZW first"
+    assert refused(tmp_path / "a.tif") == wanted
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_what_is_too_large_to_be_read_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    picture = Picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), None, {}, None)
+    monkeypatch.setattr("synergic.images._MOST_IN_MEMORY", 1000)
+    assert write_picture(tmp_path / f"a{suffix}", picture) == ()
+    with pytest.raises(SynergicError, match=r"expected at most 1,000 bytes of JPEG or WebP, got .*; split it"):
+        read_picture(tmp_path / f"a{suffix}")
 
 
 @needs_data

@@ -5,6 +5,7 @@ import time
 import zlib
 from fractions import Fraction
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -483,6 +484,111 @@ def test_what_xmp_says_is_behind_a_jpeg_is_told(tmp_path: Path) -> None:
     assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film, a gain map or another picture)",)
 
 
+@pytest.mark.parametrize(
+    ("xmp", "alone"),
+    [
+        (b'<x GCamera:MotionPhoto="1" a:b="1"/>', b'<x GCamera:MotionPhoto="0" a:b="1"/>'),
+        (b"<GCamera:MicroVideo>1</GCamera:MicroVideo>", b"<GCamera:MicroVideo>0</GCamera:MicroVideo>"),
+        (b"<x hdrgm:Version='1.0' a:b='1'/>", b"<x  a:b='1'/>"),
+        (b"<a/><Container:Directory>\n<rdf:Seq/></Container:Directory><b/>", b"<a/><b/>"),
+    ],
+)
+def test_what_is_no_longer_behind_a_jpeg_is_said_once(tmp_path: Path, xmp: bytes, alone: bytes) -> None:
+    Image.fromarray(RGB).save(tmp_path / "in.jpg", xmp=xmp)
+    assert said(tmp_path / "in.jpg") == ("what stands behind the picture (a film, a gain map or another picture)",)
+    with Image.open(tmp_path / "said.jpg") as image:
+        assert image.info["xmp"] == alone
+    (tmp_path / "said.jpg").rename(tmp_path / "again.jpg")
+    assert said(tmp_path / "again.jpg") == ()
+
+
+def test_a_picture_without_a_list_of_others_keeps_its_xmp(tmp_path: Path) -> None:
+    for xmp in (b'<x GCamera:MotionPhoto="0"/>', b"<Container:Directory/><a></a>", b"<Container:Directory><no end>"):
+        Image.fromarray(RGB).save(tmp_path / "in.jpg", xmp=xmp)
+        assert said(tmp_path / "in.jpg") == ()
+        with Image.open(tmp_path / "said.jpg") as image:
+            assert image.info["xmp"] == xmp
+
+
+def test_long_xmp_is_gone_through_once(tmp_path: Path) -> None:
+    long = b"<Container:Directory><xmp:Thumbnails>" * 300_000
+    (tmp_path / "in.png").write_bytes(png(RGB, chunk(b"iTXt", KEY + b"\0\0\0\0" + long)))
+    started = time.monotonic()
+    assert read_picture(tmp_path / "in.png").metadata["xmp-data"] == long
+    assert time.monotonic() - started < 2
+
+
+def resource(number: int, contents: bytes, name: bytes = b"") -> bytes:
+    """One of Photoshop's: what it is called and what it holds are padded to be even."""
+    called = bytes([len(name)]) + name
+    head = b"8BIM" + struct.pack(">H", number) + called + bytes(len(called) % 2)
+    return head + struct.pack(">I", len(contents)) + contents + bytes(len(contents) % 2)
+
+
+CAPTION = resource(1028, b"\x1c\x02\x78\0\x07caption", b"ab")
+THUMBNAIL = resource(1036, bytes(28) + b"\xff\xd8 the old picture, small \xff\xd9")
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_photoshops_thumbnail_goes(tmp_path: Path, parts: int) -> None:
+    file = BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG")
+    others = resource(2000, bytes(70_000 if parts > 1 else 7))
+    whole, kept = CAPTION + THUMBNAIL + others + resource(1033, b"older"), CAPTION + others
+    cuts = np.linspace(0, len(whole), parts + 1).astype(int)
+    bodies = [b"Photoshop 3.0\0" + whole[start:end] for start, end in pairwise(cuts)]
+    segments = b"".join(struct.pack(">HH", 0xFFED, len(body) + 2) + body for body in bodies)
+    (tmp_path / "in.jpg").write_bytes(file.getvalue()[:2] + segments + file.getvalue()[2:])
+    assert said(tmp_path / "in.jpg") == ()
+    with Image.open(tmp_path / "said.jpg") as image:
+        found = b"".join(body for name, body in image.applist if name == "APP13")  # type: ignore[attr-defined]
+    assert found.replace(b"Photoshop 3.0\0", b"") == kept
+    tags: list[Any] = [(34377, 1, len(whole), whole, True)]
+    tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", metadata=None, extratags=tags)
+    with tifffile.TiffFile(rewritten(tmp_path / "in.tif")) as written:
+        assert bytes(written.pages.first.tags[34377].value) == kept
+
+
+def test_of_photoshops_data_that_is_nothing_but_a_thumbnail_nothing_stays(tmp_path: Path) -> None:
+    file = BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG")
+    body = b"Photoshop 3.0\0" + THUMBNAIL
+    segment = struct.pack(">HH", 0xFFED, len(body) + 2) + body
+    (tmp_path / "in.jpg").write_bytes(file.getvalue()[:2] + segment + file.getvalue()[2:])
+    assert said(tmp_path / "in.jpg") == said(tmp_path / "in.jpg", ".png") == ()
+    assert b"Photoshop" not in rewritten(tmp_path / "in.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_thumbnails_in_xmp_go(tmp_path: Path, suffix: str) -> None:
+    before = b"<x><xmp:Thumbnails>\n<rdf:Alt>the old picture</rdf:Alt></xmp:Thumbnails></x>"
+    Image.fromarray(RGB).save(tmp_path / "in.jpg", xmp=before)
+    assert said(tmp_path / "in.jpg", suffix) == ()
+    assert read_picture(rewritten(tmp_path / "in.jpg", suffix)).metadata["xmp-data"] == b"<x></x>"
+
+
+def test_a_second_exif_is_told(tmp_path: Path) -> None:
+    file = BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG", exif=exif(1))
+    whole = file.getvalue()
+    size = struct.unpack_from(">H", whole, whole.index(b"\xff\xe1") + 2)[0]
+    segment = whole[whole.index(b"\xff\xe1") :][: size + 2]
+    (tmp_path / "in.jpg").write_bytes(whole[:2] + segment + whole[2:])
+    assert said(tmp_path / "in.jpg") == ("a second EXIF",)
+
+
+def test_a_resolution_beyond_a_format_is_told(tmp_path: Path) -> None:
+    lost = ("the resolution",)
+    for density, told in ((100_000, lost), (0.1, lost), (118.11, ()), (28.3, ()), (65_000, ())):
+        options: dict[str, Any] = {"resolution": (density, density), "resolutionunit": "CENTIMETER", "software": False}
+        tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", metadata=None, **options)
+        assert said(tmp_path / "in.tif", ".jpg") == told, density
+        assert said(tmp_path / "in.tif", ".png") == said(tmp_path / "in.tif", ".webp") == ()
+    (tmp_path / "in.png").write_bytes(png(RGB, chunk(b"pHYs", struct.pack(">IIB", 2, 1, 0))))
+    assert said(tmp_path / "in.png", ".webp") == ("the resolution",)
+    assert said(tmp_path / "in.png", ".jpg") == said(tmp_path / "in.png", ".tif") == ()
+
+
 def test_what_follows_a_jpeg_is_told(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "in.jpg")
     whole = (tmp_path / "in.jpg").read_bytes()
@@ -589,6 +695,9 @@ def test_what_a_tiff_cannot_take_along_is_told(tmp_path: Path) -> None:
     places = [(33550, 12, 3, (1.0, 1.0, 0.0), True), (65000, 4, 1, 77, True), (274, 3, 1, 6, True)]
     tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", metadata=None, extratags=places)
     assert said(tmp_path / "in.tif") == ("tag 33550", "tag 65000"), "a turned map lies elsewhere"
+    places = [(34735, 3, 4, (1, 1, 0, 0), True), (34737, 2, 0, "WGS84|", True), (274, 3, 1, 6, True)]
+    tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", metadata=None, extratags=places)
+    assert said(tmp_path / "in.tif") == ("tag 34735", "tag 34737"), "in words, too"
     Image.fromarray(RGB).save(tmp_path / "in.jpg", exif=exif(1))
     assert said(tmp_path / "in.jpg", ".tif") == ("EXIF",)
 
@@ -614,7 +723,7 @@ def test_comments_and_long_xmp_of_a_jpeg_come_back(tmp_path: Path) -> None:
         with Image.open(tmp_path / "said.jpg") as image:
             assert (image.info["xmp"], image.info["comment"]) == (XMP % 1, b"hello")
         assert segment in (tmp_path / "said.jpg").read_bytes()
-    assert said(tmp_path / "in.jpg", ".png") == ("comments",)
+    assert said(tmp_path / "in.jpg", ".png") == ("comments, long XMP or Photoshop's data",)
 
 
 def test_iptc_of_a_jpeg_comes_back(tmp_path: Path) -> None:
@@ -645,11 +754,13 @@ def test_photoshops_data_in_many_segments_comes_back_in_order(tmp_path: Path) ->
 
 
 def test_xmp_of_a_turned_tiff_is_upright_though_it_is_a_text(tmp_path: Path) -> None:
-    extra: list[Any] = [(700, 2, 0, (XMP % 6).decode(), True), (274, 3, 1, 6, True)]
+    blanks = (XMP % 6).replace(b'Orientation="', b'Orientation = "')
+    assert blanks != XMP % 6
+    extra: list[Any] = [(700, 2, 0, blanks.decode(), True), (274, 3, 1, 6, True)]
     tifffile.imwrite(tmp_path / "in.tif", RGB, photometric="rgb", metadata=None, extratags=extra)
     assert said(tmp_path / "in.tif") == ()
     with tifffile.TiffFile(tmp_path / "said.tif") as file:
-        assert bytes(file.pages.first.tags[700].value).rstrip(b"\0") == XMP % 1
+        assert bytes(file.pages.first.tags[700].value).rstrip(b"\0") == blanks.replace(b'"6"', b'"1"')
 
 
 def large_profile(size: int) -> bytes:

@@ -16,7 +16,7 @@ from unicodedata import normalize
 from synergic.card import Task, weights_for
 from synergic.engine import OnnxRestorer
 from synergic.errors import SynergicError
-from synergic.files import check_folder, ignores_case, remove_unfinished, rights
+from synergic.files import check_folder, ignores_case, is_taken, remove_unfinished, rights
 from synergic.formats import UNWRITABLE
 from synergic.images import (
     MAX_PIXELS,
@@ -155,7 +155,7 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
         raise SynergicError(
             f"{inputs[0]}: expected pictures ({', '.join(sorted(WRITABLE))}), found none; check the path"
         )
-    one = len(inputs) == 1 and inputs[0].is_file()
+    one = len(inputs) == 1 and not inputs[0].is_dir()
     suffix = "" if output.is_dir() else output.suffix.lower()  # a folder may have any name
     if suffix in UNWRITABLE or (suffix in WRITABLE and not one):
         wanted = f"a name ending in one of {' '.join(sorted(WRITABLE))}" if one else "a folder for several pictures"
@@ -165,10 +165,12 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
         check_folder(folder)
     claimed: dict[Path | str, Path] = {}
     sources = {identity(source) for source, _ in found}
+    folders = {folder: real_path(folder) for folder in {job.target.parent for job in jobs}}  # one may link to another
     for job in jobs:
         check_apart(job.target, sources, "-o")
-        spelled = normalize("NFC", str(job.target)).casefold()
-        twin = claimed.get(job.target)
+        place = folders[job.target.parent] / job.target.name
+        spelled = normalize("NFC", str(place)).casefold()
+        twin = claimed.get(place)
         if twin is None and spelled in claimed and ignores_case(job.target.parent):
             twin = claimed[spelled]
         if twin is not None:
@@ -176,7 +178,7 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
                 f"{job.source}: expected an output name of its own, got {job.target} like {twin}; "
                 "restore them into two folders"
             )
-        claimed[job.target] = claimed[spelled] = job.source
+        claimed[place] = claimed[spelled] = job.source
     return jobs[shard[0] - 1 :: shard[1]]
 
 
@@ -258,7 +260,7 @@ class Work:
                 self.result["status"] = "skipped"
                 return
             self.overwrite |= size == 0
-            if target.exists() and not self.overwrite:
+            if is_taken(target) and not self.overwrite:
                 raise SynergicError(f"{target}: exists; pass --overwrite to replace it, or --resume to skip it")
         if isinstance(self.job.source, Path) and self.job.source.exists():
             self.mode = self.job.source.stat().st_mode

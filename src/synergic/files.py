@@ -45,7 +45,7 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     hidden = f".synergic-{secrets.token_hex(8)}"
     unfinished, lock = path.with_name(hidden + path.suffix.lower()), path.with_name(hidden + _LOCK)
     try:
-        if path.exists() and not overwrite:
+        if is_taken(path) and not overwrite:
             raise SynergicError(_exists(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -97,8 +97,13 @@ def check_free(path: Path, overwrite: bool) -> None:
     check_folder(path.parent)
     if path.is_dir():
         raise SynergicError(f"{path}: expected the name of a file, got a folder; choose another")
-    if path.exists() and not overwrite:
+    if is_taken(path) and not overwrite:
         raise SynergicError(_exists(path))
+
+
+def is_taken(path: Path) -> bool:
+    """Is there anything of that name, if only a link to nothing? What is in an object store links to nothing."""
+    return path.exists() or (isinstance(path, Path) and path.is_symlink())
 
 
 def check_folder(folder: Path) -> None:

@@ -16,10 +16,11 @@ WORDS = {
     EXIF: "EXIF",
     XMP: "XMP",
     "iptc-data": "IPTC",
-    "jpeg-segments": "comments",
+    "jpeg-segments": "comments, long XMP or Photoshop's data",
     "png-colour": "the colour space",
     "png-scale": "what the PNG measures",
     "png-text": "texts of the PNG",
+    "resolution": "the resolution",
     "tiff-tags": "texts of the TIFF",
 }
 """What each kind of metadata is called where it is left out."""
@@ -67,7 +68,9 @@ WEBP = Format("WebP", ("uint8",), True, (ICC, XMP), (EXIF,), {"lossless": True, 
 FORMATS = {".png": PNG, ".tif": TIFF, ".tiff": TIFF, ".webp": WEBP}
 FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), JPEG)
 """By lower-case suffixes."""
-UNWRITABLE = frozenset({".avif", ".bmp", ".dng", ".exr", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".psd"})
+UNWRITABLE = frozenset({".avif", ".bmp", ".exr", ".gif", ".hdr", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".jxr"})
+UNWRITABLE |= {".pbm", ".pdf", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga"}
+UNWRITABLE |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # raw files
 """Suffixes of other pictures: what has one is no folder's name."""
 
 

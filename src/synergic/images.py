@@ -50,6 +50,8 @@ from synergic.metadata import (
     tiff_extras,
     upright_xmp,
     webp_extras,
+    without_element,
+    xmp_alone,
 )
 from synergic.stores import files_in, path_inside
 from synergic.tags import ACROSS, DOWN, SIDEWAYS, Resolution, count_folders, read_tags, rewrite_tags, upright_exif
@@ -96,6 +98,7 @@ MAX_PIXELS = 500_000_000
 
 _CHANNELS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "scrgb": 3}
 _HARMLESS = re.compile(r"extraneous bytes|JFIF revision|Adobe color transform|Invalid SOS parameters|^\s*$")
+_NO_MEMORY = re.compile(r"out of memory|failed to allocate|Error creating thread")
 _DENSEST = 32 * 1032  # decoded bytes in a byte of file: deflate's most, from a palette's 1 bit to RGBA; zstd's is less
 _MOST_IN_MEMORY = 1 << 30  # bytes of a file: two for each pixel of the largest that is read unless asked
 _ERRORS = Lock()
@@ -182,7 +185,11 @@ def _one_line(path: Path, done: str) -> Iterator[None]:
         lines = [line.strip() for line in getattr(error, "detail", "").splitlines() if line.strip()]
         lines.sort(key=lambda line: not line.startswith("system error: "))  # a full disk, before what follows from it
         reason = re.sub(r"^[\w ]+: ", "", lines[0].replace(f"{path}: ", "")) if lines else "its contents are damaged"
+        if _NO_MEMORY.search(getattr(error, "detail", "")):
+            raise MemoryError(reason) from error
         wanted = "expected a whole PNG, JPEG, TIFF or WebP file" if done == "read" else "check the free space"
+        if "not configured" in reason:  # a way of packing a TIFF that this libvips does not know
+            wanted = "save it with deflate or LZW first"
         raise SynergicError(f"{path}: cannot be {done}: {reason}; {wanted}") from error
     except OSError as error:
         wanted = "the path and its rights" if done == "read" else "the path, its rights and free space"
@@ -201,7 +208,8 @@ def _alone_with_libvips() -> Iterator[None]:
 def _in_memory(path: Path) -> bytes | None:
     """The contents of a JPEG or WebP: libvips would map the file, and if it shrank meanwhile, the process would end."""
     if not path.is_file():
-        raise SynergicError(f"{path}: expected a picture file, but there is none; check the path")
+        got = "got something else" if path.exists() else "but there is none"
+        raise SynergicError(f"{path}: expected a picture file, {got}; check the path")
     with path.open("rb") as file:
         head = file.read(12)
         if not head.startswith(b"\xff\xd8") and not head.endswith(b"WEBP"):
@@ -348,8 +356,11 @@ def _metadata(image: pyvips.Image, extras: Extras, orientation: int) -> dict[str
         metadata[EXIF] = upright_exif(metadata[EXIF], *upright, orientation, _known(metadata.get("resolution")))
     if orientation != 1 and metadata.pop("png-scale", None):  # its axes are the old ones
         extras.left_out.append(WORDS["png-scale"])
-    if "xmp-data" in metadata and orientation != 1:
-        metadata["xmp-data"] = upright_xmp(metadata["xmp-data"])
+    if "xmp-data" in metadata:
+        xmp = without_element(xmp_alone(metadata["xmp-data"]), b"xmp:Thumbnails")  # they show the old one
+        metadata["xmp-data"] = xmp if orientation == 1 else upright_xmp(xmp)
+    if not metadata.get("iptc-data", True):  # there was a thumbnail in it, and nothing else
+        del metadata["iptc-data"]
     return metadata
 
 
@@ -389,7 +400,7 @@ def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> t
 def _missing(path: Path, picture: Picture, form: Format) -> list[str]:
     """What the format does not hold, and what libvips has passed over: a damaged profile, one of another colour, what
     is too large for a segment of JPEG."""
-    image = _open(_source(path, _in_memory(path)))
+    image = _open(_source(path, None))
     missing = []
     for name, wanted in picture.metadata.items():
         if name in form.metadata:
@@ -397,12 +408,21 @@ def _missing(path: Path, picture: Picture, form: Format) -> list[str]:
         elif name == EXIF:
             lost = _field(image, name, None) is None  # in front of it stand six letters, or not
         elif name == "resolution":
-            continue
+            lost = _lost(wanted, image, form)
         else:
             plain = name == "png-colour" and b"sRGB" in wanted and b"cICP" not in wanted  # what all others mean
             lost = name not in form.own and not plain
         missing += [WORDS.get(name, name)] if lost else []
     return missing
+
+
+def _lost(resolution: Resolution | None, image: pyvips.Image, form: Format) -> bool:
+    """Is a resolution further off than rounding takes it? JPEG has whole numbers up to 65,535, WebP none without a
+    unit."""
+    if resolution is None or resolution.unit is None:
+        return resolution is not None and form is WEBP and resolution.x != resolution.y
+    pairs = zip((image.xres, image.yres), resolution.per(_MILLIMETRE), strict=True)
+    return form is JPEG and any(abs(got - wanted) > 0.051 + wanted / 1000 for got, wanted in pairs)
 
 
 def check_writable(path: Path, picture: Picture) -> None:

@@ -9,7 +9,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -42,7 +42,7 @@ __all__ = [
     "png_extras",
     "standard_tables",
 ]
-__all__ += ["tiff_changes", "tiff_extras", "upright_xmp", "webp_extras"]
+__all__ += ["tiff_changes", "tiff_extras", "upright_xmp", "webp_extras", "without_element", "xmp_alone"]
 
 MOST_PARTS = 10_000
 """Chunks or segments in a file of no size; one more for each kilobyte. The pixels of a PNG come in chunks of 8 kB."""
@@ -75,13 +75,55 @@ class Extras:
 
 # ---- XMP
 
-_XMP_TURNED = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
-_XMP_BEHIND = re.compile(rb"MotionPhoto|MicroVideo|hdrgm:|Container:Directory")
+_XMP_TURNED = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>))[2-8]")
+_XMP_FILM = re.compile(rb"((?:MotionPhoto|MicroVideo)(?:\s*=\s*[\"']|>))1")
+_XMP_GAIN_MAP = re.compile(rb"\bhdrgm:Version(?:\s*=\s*[\"'][^\"'<]{0,20}[\"']|>[^<]{0,20}</hdrgm:Version>)")
 
 
 def upright_xmp(xmp: bytes) -> bytes:
     """XMP of a picture that has been turned: some readers turn it by this."""
     return _XMP_TURNED.sub(rb"\g<1>1", xmp)
+
+
+def xmp_alone(xmp: bytes) -> bytes:
+    """XMP of a picture behind which nothing stands any more: no film, gain map or other pictures."""
+    xmp = _XMP_GAIN_MAP.sub(b"", _XMP_FILM.sub(rb"\g<1>0", xmp))
+    return without_element(without_element(xmp, b"Container:Directory"), b"GContainer:Directory")
+
+
+def without_element(xmp: bytes, name: bytes) -> bytes:
+    """XMP without what stands between the tags of an element: in one pass, however often it begins and never ends."""
+    kept, start = list[bytes](), 0
+    for opening in re.finditer(rb"<%b(?:\s[^>]{0,999})?(?<!/)>" % name, xmp):
+        if opening.start() >= start:
+            end = xmp.find(b"</%b>" % name, opening.end())
+            if end < 0:
+                break
+            kept.append(xmp[start : opening.start()])
+            start = end + len(name) + 3
+    return b"".join(kept) + xmp[start:]
+
+
+# ---- Photoshop
+
+_PREVIEWS = (1033, 1036)
+_PHOTOSHOP = b"Photoshop 3.0\0"
+
+
+def without_previews(resources: bytes) -> bytes:
+    """Photoshop's data but for its thumbnails, which show the old picture. What is damaged stays as it is."""
+    kept, start = list[bytes](), 0
+    for _ in range(MOST_PARTS):
+        if not resources.startswith(b"8BIM", start):
+            break
+        name = int.from_bytes(resources[start + 6 : start + 7], "big") // 2 * 2 + 2  # with its length, padded to even
+        named = start + 6 + name
+        size = int.from_bytes(resources[named : named + 4], "big")
+        end = named + 4 + size + size % 2
+        if int.from_bytes(resources[start + 4 : start + 6], "big") not in _PREVIEWS:
+            kept.append(resources[start:end])
+        start = end
+    return b"".join(kept) + resources[start:]
 
 
 # ---- PNG
@@ -219,13 +261,15 @@ _LUMA_TABLE = np.array([
 # fmt: on
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # FF 00 is a byte of the pixels, FF D0 to D7 stand among them
 _XMP_BODY, _XMP_REST = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
-_CARRIED_SEGMENTS = (0xFE, b""), (0xE1, _XMP_REST), (0xED, b"Photoshop 3.0\0")
+_CARRIED_SEGMENTS = (0xFE, b""), (0xE1, _XMP_REST), (0xED, _PHOTOSHOP)
 """Comments, long XMP, Photoshop's data: markers, and how their contents begin."""
+MOST_IN_SEGMENT = 65_000
 
 
 def jpeg_extras(path: Path, contents: bytes) -> Extras:
     """The quality, resolution, XMP, comments of a JPEG, and what stands behind its picture."""
     extras, luma, kept, credentials, listed, behind = Extras(), 0, list[tuple[int, bytes]](), False, False, b""
+    pictures = list[str]()
     tables: dict[int, np.ndarray] = {}
     tags: dict[int, Tag] = {}
     for marker, body in _jpeg_segments(path, contents):
@@ -237,30 +281,43 @@ def jpeg_extras(path: Path, contents: bytes) -> Extras:
             code, x, y = struct.unpack_from(">BHH", body, 7)
             extras.metadata["resolution"] = make_resolution(x, y, {1: INCH, 2: CENTIMETRE}.get(code))
         elif marker == 0xE1 and body.startswith(b"Exif\0\0"):
+            extras.left_out += ["a second EXIF"] if tags else []
             tags = tags or read_tags(BytesIO(body[6:]))
         elif marker == 0xE1 and body.startswith(_XMP_BODY):
             extras.metadata.setdefault("xmp-data", body[len(_XMP_BODY) :])
         elif any(marker == carried and body.startswith(begin) for carried, begin in _CARRIED_SEGMENTS):
             kept.append((marker, body))
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
-            extras.left_out += _pictures_behind(path, body[4:])
+            pictures += _pictures_behind(path, body[4:])
             listed = True
         elif marker == 0xD9:
             behind = body.rpartition(b"\xff\xd9")[2] if listed else body
         credentials |= marker == 0xEB and body.startswith(b"JP")
         extras.profile |= marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")
-    first = next((segment for segment in kept if segment[0] == 0xED), None)  # libvips reads this one
+    kept = _segments_without_previews(kept)
+    first = next((segment for segment in kept if segment[0] == 0xED), None)  # libvips carries one
+    extras.metadata["iptc-data"] = b"" if first is None else first[1]
     segments = [struct.pack(">BBH", 0xFF, of[0], len(of[1]) + 2) + of[1] for of in kept if of is not first]
     if segments:
         extras.metadata["jpeg-segments"] = b"".join(segments)
     extras.metadata["resolution"] = _jpeg_resolution(extras.metadata.get("resolution"), tag_resolution(tags))
-    more = len(behind.rstrip(b"\0")) > 64 or _XMP_BEHIND.search(extras.metadata.get("xmp-data", b""))
-    if more and not extras.left_out:
-        extras.left_out.append("what stands behind the picture (a film, a gain map or another picture)")
-    extras.left_out += [_CREDENTIALS] if credentials else []
+    xmp = extras.metadata.get("xmp-data", b"")
+    if (len(behind.rstrip(b"\0")) > 64 or xmp_alone(xmp) != xmp) and not pictures:
+        pictures.append("what stands behind the picture (a film, a gain map or another picture)")
+    extras.left_out += [*pictures, *([_CREDENTIALS] if credentials else [])]
     if luma in tables:
         extras.jpeg_quality = int(np.abs(standard_tables() - tables[luma]).sum(axis=1).argmin()) + 1
     return extras
+
+
+def _segments_without_previews(segments: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """Markers and contents, Photoshop's data, which goes on from one segment to the next, cut anew if it changes."""
+    whole = b"".join(body.removeprefix(_PHOTOSHOP) for marker, body in segments if marker == 0xED)
+    kept = without_previews(whole)
+    if kept == whole:
+        return segments
+    parts = (kept[start : start + MOST_IN_SEGMENT] for start in range(0, len(kept), MOST_IN_SEGMENT))
+    return [*(of for of in segments if of[0] != 0xED), *((0xED, _PHOTOSHOP + part) for part in parts)]
 
 
 def _jpeg_resolution(jfif: Resolution | None, exif: Resolution | None) -> Resolution | None:
@@ -377,12 +434,13 @@ def _walk_webp(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 _STRUCTURE = {*range(254, 260), *range(262, 267), *range(273, 285), *range(288, 294), 296, 297, 317, *range(320, 333)}
 _STRUCTURE |= {338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532, 700, 34675}
 """How the pixels are stored, and what libvips carries."""
-_CARRIED = {33723, 34377}  # IPTC, Photoshop's
+_PHOTOSHOP_TAG = 34377
+_CARRIED = {33723, _PHOTOSHOP_TAG}  # the former is IPTC
 _PLACES = {33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113}  # where on Earth: only of a picture as it lay
 _PIXELS = {"bits": 258, "packing": 259, "colour": 262, "samples": 277, "planes": 284, "alpha": 338, "kind": 339}
 """Tags that say how pixels are stored; where one is missing, it is 1."""
 _IMAGEJ_PAGES = re.compile(rb"ImageJ=[^\0]*?\nimages=(\d{1,9})\n")
-_NAMES = {34665: "EXIF", 34853: "GPS", 33723: "IPTC", 34377: "Photoshop's data", 50838: "ImageJ's notes"}
+_NAMES = {34665: "EXIF", 34853: "GPS", 33723: "IPTC", _PHOTOSHOP_TAG: "Photoshop's data", 50838: "ImageJ's notes"}
 
 
 def tiff_extras(path: Path, turned: bool) -> Extras:
@@ -392,9 +450,9 @@ def tiff_extras(path: Path, turned: bool) -> Extras:
     with path.open("rb") as file:
         tags = read_tags(file)
     for code, tag in tags.items():
-        text = tag.kind == 2 and code not in _STRUCTURE
+        text = tag.kind == 2 and code not in _STRUCTURE | _PLACES
         if tag.data and (text or code in _CARRIED or (code in _PLACES and not turned)):
-            carried[code] = tag
+            carried[code] = replace(tag, data=without_previews(tag.data)) if code == _PHOTOSHOP_TAG else tag
         elif code not in _STRUCTURE:
             extras.left_out.append(_NAMES.get(code, f"tag {code}"))
     of = {name: _first(tags.get(code)) for name, code in _PIXELS.items()}
