@@ -128,8 +128,11 @@ def test_agrees_with_pillow(tmp_path: Path, mode: str, suffix: str) -> None:
 
 def test_pixels_alone_and_smallest_picture(tmp_path: Path) -> None:
     write_picture(tmp_path / "one.png", Picture(np.full((1, 1, 1), 9, np.uint8), np.zeros((1, 1), np.uint8), {}, None))
-    pixels = read_pixels(tmp_path / "one.png")
-    assert pixels.shape == (1, 1, 1) and pixels[0, 0, 0] == 9
+    for path in (tmp_path / "one.png", str(tmp_path / "one.png")):
+        pixels = read_pixels(path)
+        assert pixels.shape == (1, 1, 1) and pixels[0, 0, 0] == 9
+    write_picture(str(tmp_path / "two.png"), read_picture(str(tmp_path / "one.png")))
+    assert (tmp_path / "two.png").read_bytes() == (tmp_path / "one.png").read_bytes()
 
 
 def test_second_read_sees_the_new_file(tmp_path: Path) -> None:

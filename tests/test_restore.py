@@ -4,10 +4,12 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from synergic import Restorer, SATNet, SynergicError, tiling
 from synergic.hardware import pick_precision, total_memory
@@ -265,9 +267,11 @@ def test_other_runtime_errors_pass(make_weights: MakeWeights, monkeypatch: pytes
         (np.zeros(4, np.uint8), r"got \(4,\)"),
         (np.zeros((4, 4), np.int32), "got int32"),
         (np.full((4, 4), np.nan, np.float32), "expected finite values"),
+        ([[0.5]], r"expected a NumPy array, got builtins\.list; pass numpy\.asarray\(\.\.\.\) of it"),
+        (Image.new("P", (4, 4)), r"expected a NumPy array, got PIL\.Image\.Image"),
     ],
 )
-def test_bad_pictures_are_refused(make_weights: MakeWeights, image: np.ndarray, message: str) -> None:
+def test_bad_pictures_are_refused(make_weights: MakeWeights, image: Any, message: str) -> None:
     with pytest.raises(SynergicError, match=message):
         restorer_of(make_weights())(image)
 

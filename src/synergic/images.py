@@ -105,7 +105,7 @@ _ERRORS = Lock()
 _MILLIMETRE = Fraction(1)
 
 
-def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_picture(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read one picture, upright, at the depth of its file type.
 
     Palettes are expanded to RGB and 1-, 2- and 4-bit gray to uint8; values are never rescaled otherwise. `max_pixels`
@@ -115,6 +115,7 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     Raises SynergicError for a missing, damaged, truncated, animated or multi-page file, and for anything that is not
     gray or RGB in 8-bit, 16-bit or 32-bit float samples.
     """
+    path = Path(path)
     with _one_line(path, "read"):
         contents = _in_memory(path)
         _refuse_many_pages(path)
@@ -144,7 +145,7 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         )
 
 
-def read_pixels(path: Path) -> np.ndarray:
+def read_pixels(path: Path | str) -> np.ndarray:
     """The pixels of one picture alone, H W C, alpha dropped. Raises as `read_picture` does."""
     return read_picture(path).pixels
 
@@ -380,7 +381,7 @@ def compress_jpeg(pixels: np.ndarray, quality: int, *, subsampling: bool = False
     return _decode(pyvips.Image.jpegload_buffer(encoded))
 
 
-def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> tuple[str, ...]:
+def write_picture(path: Path | str, picture: Picture, *, overwrite: bool = False) -> tuple[str, ...]:
     """Write one picture, atomically: under `path` there is at any moment the old file, none, or the whole new one.
     Returns, in words, what was in the picture's file, or is in its metadata, and is not in the new one.
 
@@ -391,6 +392,7 @@ def write_picture(path: Path, picture: Picture, *, overwrite: bool = False) -> t
     Raises SynergicError if the format cannot hold the depth or the alpha, if the file exists and not `overwrite`, or
     if writing fails; no part of a file is left behind.
     """
+    path = Path(path)
     form = _format(path, picture)
     with whole_file(path, overwrite=overwrite) as unfinished, _one_line(path, "written"), _alone_with_libvips():
         _save(unfinished, picture, form)

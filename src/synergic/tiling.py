@@ -100,6 +100,9 @@ def check_tile_size(tile_size: int) -> None:
 
 def checked(image: np.ndarray) -> np.ndarray:
     """The picture as H W C, or SynergicError."""
+    if not isinstance(image, np.ndarray):
+        got = f"{type(image).__module__}.{type(image).__qualname__}"
+        raise SynergicError(f"picture: expected a NumPy array, got {got}; pass numpy.asarray(...) of it, gray or RGB")
     pixels = image[..., None] if image.ndim == 2 else image
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
         raise SynergicError(f"picture: expected H W, H W 1 or H W 3, got {image.shape}; give alpha separately")
