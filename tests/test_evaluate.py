@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -171,6 +172,20 @@ def test_only_what_an_earlier_run_saved_is_replaced(
     (saved / "x.png").hardlink_to(tmp_path / "clean" / "x.png")
     with pytest.raises(SynergicError, match="expected an output apart from the inputs, got one of them"):
         evaluate(restorer, protocol, saved, overwrite=True)
+
+
+def test_what_a_run_before_the_last_saved_is_replaced_too(
+    tmp_path: Path, clean: np.ndarray, make_weights: MakeWeights
+) -> None:
+    save(tmp_path / "clean" / "y.png", clean)
+    restorer, protocol, saved = restorer_of(make_weights()), Protocol(tmp_path / "clean", sigma=15), tmp_path / "saved"
+    evaluate(restorer, protocol, saved)
+    first = (saved / "y.png").read_bytes()
+    evaluate(restorer, replace(protocol, limit=1), saved)
+    evaluate(restorer, replace(protocol, sigma=25, limit=1), saved)
+    assert (saved / "y.png").read_bytes() == first
+    evaluate(restorer, replace(protocol, sigma=25), saved)
+    assert (saved / "y.png").read_bytes() != first
 
 
 def test_colour_pictures_for_gray_networks(tmp_path: Path, make_weights: MakeWeights) -> None:

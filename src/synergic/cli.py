@@ -325,11 +325,11 @@ def evaluate(
     from synergic.files import write_text
     from synergic.restore import Restorer
 
-    chosen = Protocol(**protocol)
+    chosen, weights = Protocol(**protocol), find_weights(name)
     if report is not None:
         page = None if save is None else save / "index.html"
-        check_report(report, chosen, find_weights(name), page, overwrite)
-    restorer = Restorer.from_pretrained(name, device=device, precision=precision, ensemble=ensemble)
+        check_report(report, chosen, weights, page, overwrite)
+    restorer = Restorer.from_pretrained(weights, device=device, precision=precision, ensemble=ensemble)
     result = evaluate(restorer, chosen, save, overwrite=overwrite)
     if report is not None:  # before a word is said: whoever reads may have gone
         write_text(report, as_json(result), overwrite=overwrite or is_report(report))

@@ -179,7 +179,7 @@ def evaluate(
         "parameters": count_parameters(restorer.network),
     }
     if save is not None:
-        write_page(save / "index.html", report, shapes)
+        write_page(save / "index.html", report, shapes, earlier)
     return report
 
 
@@ -212,11 +212,12 @@ def related(one: Path, other: Path) -> bool:
 
 
 def shown_in(page: Path) -> set[str]:
-    """Names of the pictures on a page of an earlier run; none if it is another page or there is none."""
+    """Names of the pictures on a page of an earlier run, and of those before; none if it is another page or none."""
     try:
         text = page.read_text(encoding="utf-8")
         held = re.search(r'<script type="application/json" id="report">(.*?)</script>', text, re.DOTALL)
-        return {image["name"] for image in json.loads(held[1])["images"]} if held else set()
+        report = json.loads(held[1]) if held else {"images": []}
+        return {image["name"] for image in report["images"]} | set(report.get("earlier", []))
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 
@@ -250,14 +251,16 @@ def seconds_per_megapixel(restorer: Restorer, side: int = 512, rounds: int = 3) 
     return min(seconds) * 1e6 / side**2
 
 
-def write_page(path: Path, report: dict[str, Any], shapes: Sequence[tuple[int, ...]]) -> None:
-    """The page: the report, and where beside it every picture lies, whose shapes are H W C."""
+def write_page(path: Path, report: dict[str, Any], shapes: Sequence[tuple[int, ...]], earlier: set[str]) -> None:
+    """The page: the report, and where beside it every picture lies, whose shapes are H W C; it remembers the names of
+    `earlier` pictures, which the next run may replace."""
     images = []
     for image, (height, width, _) in zip(report["images"], shapes, strict=True):
         places = {kind: quote(os.fsencode(place)) for kind, place in shown(image["name"]).items()}
         images.append(image | {"pictures": places, "width": width, "height": height})
     title = f"{report['weights']} on {Path(report['protocol']['data']).resolve().name}"
-    text = as_json(report | {"images": images, "title": title})
+    others = sorted(earlier - {image["name"] for image in images})
+    text = as_json(report | {"images": images, "title": title, "earlier": others})
     page = files("synergic").joinpath("report.html").read_text(encoding="utf-8")
     write_text(path, page.replace("{{report}}", text.replace("<", "\\u003c")), overwrite=True)
 
