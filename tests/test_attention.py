@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 import reference
 import synergic.attention
-from synergic.attention import BOUND, attend, patch_attention, pixel_attention
+from synergic.attention import BOUND, attend, patch_attention
 from synergic.network import NonLocalAttention, SATNetConfig
 from synergic.patches import fold, grid_padding, overlap_count, patches, unfold
 
@@ -33,6 +33,7 @@ GRIDS = [
     (3, 3, 6),
 ]  # patch_size, stride, key_stride
 SCALE = 0.3
+pixel_attention = partial(patch_attention, patch_size=1, stride=1)
 TOLERANCE = 1e-5
 
 

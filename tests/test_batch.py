@@ -125,6 +125,7 @@ def test_outputs_by_name(folder: Path) -> None:
     out = folder.parent / "out"
     assert plan_jobs([folder / "a.png"], out / "x.tif") == [Job(folder / "a.png", out / "x.tif")]
     assert plan_jobs([folder / "a.png"], out) == [Job(folder / "a.png", out / "a.png")]
+    assert plan_jobs([str(folder)], str(out)) == plan_jobs([folder], out)
     assert [job.target for job in plan_jobs([folder / "deep", folder / "b.jpg"], out)] == [out / "a.png", out / "b.jpg"]
 
 

@@ -29,6 +29,7 @@ from synergic.cluster import (
     is_loopback,
     is_there,
     ray_at,
+    restore_on_cluster,
     short_folder,
     uses_gpus,
 )
@@ -169,7 +170,7 @@ def test_other_machines_need_a_token(address: str, monkeypatch: pytest.MonkeyPat
     check_address(address)
 
 
-@pytest.mark.parametrize("address", ["photos", "ray://head:10001", ":6379", "head:", "head:port"])
+@pytest.mark.parametrize("address", ["photos", "ray://head:10001", ":6379", "head:", "head:port", "head:\u00b2"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(SynergicError, match="--cluster: expected HOST:PORT, auto, or nothing"):
         check_address(address)
@@ -185,14 +186,34 @@ def test_an_address_where_nobody_listens_is_told_at_once(host: str) -> None:
     assert time.monotonic() - begun < 2
 
 
+@pytest.mark.parametrize("host", ["head..example", "a" * 64 + ".example"])
+def test_a_host_that_no_name_could_have_is_one_line(host: str) -> None:
+    with pytest.raises(SynergicError, match="expected a Ray cluster that answers, got none .*; check the address"):
+        check_that_it_answers(f"{host}:6379")
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"device": "cuda0"}, "device: expected one that this machine has, got 'cuda0'"),
+        ({"engine": "onnx", "device": "cuda"}, "device: expected auto or cpu with the onnx engine, got 'cuda'"),
+    ],
+)
+def test_a_device_that_no_worker_could_have_is_refused_once(
+    tmp_path: Path, make_weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], line: str
+) -> None:
+    monkeypatch.setattr("synergic.cluster.ray_at", lambda _: pytest.fail("Ray was started"))
+    job = Job(save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8)), tmp_path / "b.png")
+    with pytest.raises(SynergicError, match=line):
+        list(restore_on_cluster([job], Options(weights=str(make_weights()), **asked)))
+
+
 def test_without_ray_it_says_what_to_install(
     tmp_path: Path,
     make_weights: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
-        monkeypatch.setenv(name, "")  # put back afterwards
     monkeypatch.setitem(sys.modules, "ray", None)
     source = save(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8))
     arguments = ["restore", source, "-o", tmp_path / "out", "--weights", make_weights(), "--cluster"]
@@ -212,11 +233,15 @@ def test_the_handlers_of_signals_stay_the_programs(monkeypatch: pytest.MonkeyPat
 
     ray = SimpleNamespace(init=init, shutdown=lambda: None, exceptions=SimpleNamespace(RayError=RuntimeError))
     monkeypatch.setitem(sys.modules, "ray", ray)
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
-        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     before = signal.getsignal(signal.SIGTERM)
     with ray_at("local"):
         assert signal.getsignal(signal.SIGTERM) == before
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert os.environ["RAY_AUTH_TOKEN"] == "the user's"
+    assert "RAY_AUTH_MODE" not in os.environ, "a token of one local Ray is no other cluster's"
     monkeypatch.setattr(ray, "init", lambda **_: None)  # Ray sets none outside the main thread, where nobody may
 
     def in_a_thread() -> bool:

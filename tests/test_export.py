@@ -87,7 +87,7 @@ def test_attention_in_onnx_operators_is_patch_attention(
     assert program is not None
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     generator = torch.Generator().manual_seed(0)
-    for height, width in [(1, 1), (3, 8), (14, 20), (32, 31), (33, 9), (40, 61)]:
+    for height, width in [(1, 1), (3, 8), (14, 20), (32, 31), (33, 9), (40, 61), (1, 900)]:
         q, k, v = (torch.randn(2, height, width, channels, generator=generator) for channels in (4, 4, 3))
         names = [entry.name for entry in session.get_inputs()]
         got = session.run(None, dict(zip(names, (q.numpy(), k.numpy(), v.numpy()), strict=True)))[0]
@@ -226,6 +226,7 @@ def test_a_model_that_differs_is_not_written(
             "in windows, got that of every pixel with all",
         ),
         ({"colors": 1, "window": 8}, {"darktable": True}, "expected colour weights, got gray ones"),
+        ({"conditioned": False, "window": 8}, {"blind": True}, "blind: expected weights that take a strength, got"),
         (
             {"colors": 3, "window": None},
             {"darktable": True},
@@ -291,6 +292,10 @@ def test_files_that_are_no_exports_are_refused(tmp_path: Path) -> None:
         "[]",
         '{"colors": 2, "downscale": 1, "window": 8}',
         '{"colors": 1, "downscale": 0, "window": 8}',
+        '{"colors": Infinity, "downscale": 1, "window": 8}',
+        '{"colors": 1, "downscale": 2.0, "window": 8}',
+        '{"colors": 1, "downscale": "ab", "window": 1000000000000000000}',
+        '{"colors": true, "downscale": 1, "window": 8}',
     ):
         with pytest.raises(SynergicError, match="expected a configuration and a card, got none"):
             OnnxRestorer.from_file(foreign(path, metadata=ours | {"config": config, "card": "{}"}))

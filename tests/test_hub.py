@@ -43,6 +43,16 @@ def test_an_upload_that_fails_is_one_line(make_weights: MakeWeights, monkeypatch
         push_to_hub(make_weights(), "owner/name")
 
 
+def test_what_does_not_open_is_not_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = tiny_network()
+    assert network.tail.bias is not None
+    network.tail.bias.data[0] = float("nan")
+    save_weights(tmp_path / "mine.safetensors", network, tiny_card())
+    monkeypatch.setattr(HubWeights, "push_to_hub", lambda *_, **__: pytest.fail("it was uploaded"))
+    with pytest.raises(SynergicError, match=r"tail\.bias: expected finite values, got NaN or infinity"):
+        push_to_hub(tmp_path / "mine.safetensors", "owner/name")
+
+
 @pytest.mark.parametrize("name", ["hub:owner/other", "hub:owner/name@v2", "hub:a/b/c", "hub:"])
 def test_what_is_not_on_the_hub_is_one_line(hub: Path, make_weights: MakeWeights, name: str) -> None:
     push_to_hub(make_weights(), "owner/name")

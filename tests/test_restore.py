@@ -276,6 +276,41 @@ def test_bad_pictures_are_refused(make_weights: MakeWeights, image: Any, message
         restorer_of(make_weights())(image)
 
 
+def test_subclasses_of_arrays_are_arrays_and_masks_are_refused(make_weights: MakeWeights) -> None:
+    restorer, pixels = restorer_of(make_weights()), np.arange(64, dtype=np.uint8).reshape(8, 8)
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = np.matrix(pixels)
+    assert np.array_equal(restorer(matrix), restorer(pixels))
+    with pytest.raises(SynergicError, match=r"expected a NumPy array, got numpy\.ma.*MaskedArray"):
+        restorer(np.ma.masked_array(pixels, pixels > 9))
+
+
+def test_a_tensor_has_a_gradient_only_if_it_is_asked_for(make_weights: MakeWeights) -> None:
+    restorer = restorer_of(make_weights())
+    batch = torch.rand(2, 1, 9, 12)
+    assert not restorer.tensor(batch).requires_grad
+    restored = restorer.tensor(batch.requires_grad_())
+    restored.square().sum().backward()
+    assert batch.grad is not None
+    assert batch.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize(
+    "batch", [torch.zeros(8, 8), torch.zeros(0, 1, 8, 8), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)]
+)
+def test_bad_tensors_are_refused(make_weights: MakeWeights, batch: torch.Tensor) -> None:
+    with pytest.raises(SynergicError, match=r"expected floats N C H W, got (float32|uint8) \(.*\); convert it"):
+        restorer_of(make_weights()).tensor(batch)
+
+
+def test_any_kind_of_float_is_taken(make_weights: MakeWeights) -> None:
+    restorer, batch = restorer_of(make_weights()), torch.rand(1, 1, 8, 8)
+    for kind in (torch.float64, torch.float16):
+        restored = restorer.tensor(batch.to(kind))
+        assert restored.dtype == torch.float32
+        assert torch.allclose(restored, restorer.tensor(batch), atol=2e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from conftest import tiny_card, tiny_network
 from synergic import Restorer, SynergicError
 from synergic.cli import command
-from synergic.weights import save_state_dict, save_weights
+from synergic.weights import network_from_state_dict, save_state_dict, save_weights
 
 MakeWeights = Callable[..., Path]
 
@@ -58,6 +58,14 @@ def test_bfloat16_is_close(spandrel: Any, tmp_path: Path) -> None:
 def test_weights_without_their_configuration_are_refused(spandrel: Any, make_weights: MakeWeights) -> None:
     with pytest.raises(SynergicError, match="expected its configuration in the tensor 'config', got none; write"):
         spandrel.ModelLoader().load_from_file(make_weights())
+
+
+@pytest.mark.parametrize(
+    "config", [torch.tensor(2**62), torch.zeros(1 << 17, dtype=torch.uint8), torch.tensor([123.0, 125.0])]
+)
+def test_a_configuration_that_is_none_costs_nothing(config: torch.Tensor) -> None:
+    with pytest.raises(SynergicError, match="expected its configuration in the tensor 'config', got none; write"):
+        network_from_state_dict({"config": config})
 
 
 @pytest.mark.parametrize(

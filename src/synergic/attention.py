@@ -52,7 +52,7 @@ def patch_attention(
     `bounded`: no similarity, scaled, is outside -BOUND ... BOUND, as with normalised features; saves time for pixels.
     """
     height, width = q.shape[1:3]
-    key_stride = key_stride or stride
+    key_stride = stride if key_stride is None else key_stride
     h, w = ceil(height / stride), ceil(width / stride)
     q = q * scale
     summed = bounded and patch_size == 1 and q.is_cpu and q.dtype == torch.bfloat16
@@ -75,20 +75,6 @@ def patch_attention(
     rows = overlap_count(h, patch_size, stride, total.device)[top : top + height].to(total)
     columns = overlap_count(w, patch_size, stride, total.device)[left : left + width].to(total)
     return total / (rows[:, None] * columns)[..., None]
-
-
-def pixel_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: Tensor | float,
-    window: int | None = None,
-    halo: int = 0,
-    chunk: int | None = None,
-) -> Tensor:
-    """Pixel-wise non-local attention (Wang et al.): `patch_attention` with patches of one pixel. Same shapes."""
-    return patch_attention(q, k, v, scale=scale, patch_size=1, stride=1, window=window, halo=halo, chunk=chunk)
 
 
 def attend_maps(

@@ -28,7 +28,7 @@ from synergic.images import (
     read_picture,
     write_picture,
 )
-from synergic.stores import check_apart, fetched, identity, reached, real_path, stored
+from synergic.stores import as_place, check_apart, fetched, identity, reached, real_path, stored
 from synergic.tiling import Progress, is_gray
 
 if TYPE_CHECKING:
@@ -141,21 +141,22 @@ def has_weights(task: Task, picture: Picture) -> bool:
     return True
 
 
-def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1, 1)) -> list[Job]:
+def plan_jobs(inputs: Sequence[Path | str], output: Path | str, shard: tuple[int, int] = (1, 1)) -> list[Job]:
     """One job per picture. `output` is a file if it has a picture's suffix and the input is one file; else a folder,
     in which the folders of the input are mirrored. Shard (i, n) is every n-th job from the i-th on, i from 1.
 
     What lies in an output folder inside the input is no input. Raises SynergicError for an output that is an input, and
-    for one with the name of a picture that it could not be.
+    for one with the name of a picture that it could not be. Text is a path or a URL, see `stores.place`.
     """
-    found = find_pictures(inputs, apart=output)
+    output, given = as_place(output), [as_place(path) for path in inputs]
+    found = find_pictures(given, apart=output)
     if not found:
-        for line in passed_over(inputs, output).refused():
+        for line in passed_over(given, output).refused():
             raise SynergicError(line)
         raise SynergicError(
-            f"{inputs[0]}: expected pictures ({', '.join(sorted(WRITABLE))}), found none; check the path"
+            f"{given[0]}: expected pictures ({', '.join(sorted(WRITABLE))}), found none; check the path"
         )
-    one = len(inputs) == 1 and not inputs[0].is_dir()
+    one = len(given) == 1 and not given[0].is_dir()
     suffix = "" if output.is_dir() else output.suffix.lower()  # a folder may have any name
     if suffix in UNWRITABLE or (suffix in WRITABLE and not one):
         wanted = f"a name ending in one of {' '.join(sorted(WRITABLE))}" if one else "a folder for several pictures"
@@ -168,9 +169,9 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
     folders = {folder: real_path(folder) for folder in {job.target.parent for job in jobs}}  # one may link to another
     for job in jobs:
         check_apart(job.target, sources, "-o")
-        place = folders[job.target.parent] / job.target.name
-        spelled = normalize("NFC", str(place)).casefold()
-        twin = claimed.get(place)
+        whole = folders[job.target.parent] / job.target.name
+        spelled = normalize("NFC", str(whole)).casefold()
+        twin = claimed.get(whole)
         if twin is None and spelled in claimed and ignores_case(job.target.parent):
             twin = claimed[spelled]
         if twin is not None:
@@ -178,7 +179,7 @@ def plan_jobs(inputs: Sequence[Path], output: Path, shard: tuple[int, int] = (1,
                 f"{job.source}: expected an output name of its own, got {job.target} like {twin}; "
                 "restore them into two folders"
             )
-        claimed[place] = claimed[spelled] = job.source
+        claimed[whole] = claimed[spelled] = job.source
     return jobs[shard[0] - 1 :: shard[1]]
 
 

@@ -271,11 +271,11 @@ def weights(as_json: bool) -> None:
     from dataclasses import asdict
 
     from synergic.card import published_weights
-    from synergic.network import SATNet, count_parameters
-    from synergic.weights import read_header
+    from synergic.network import count_parameters
+    from synergic.weights import read_header, unfilled
 
     headers = [read_header(path) for path in published_weights().values()]
-    sizes = [count_parameters(SATNet(config)) for config, _ in headers]
+    sizes = [count_parameters(unfilled(config)) for config, _ in headers]
     if as_json:
         described = zip(sizes, headers, strict=True)
         cards = [{"parameters": n, **asdict(card), "config": asdict(config)} for n, (config, card) in described]

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import secrets
 import socket
 import sys
@@ -39,7 +40,8 @@ def restore_on_cluster(
     this version of the package. The file of a worker that dies goes to another; one that kills three fails.
     """
     check_address(address)
-    replace(options, device="cpu", loaded={}).check()  # the device is the workers'
+    theirs = options.engine == "torch" and re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", options.device)
+    replace(options, device="cpu" if theirs else options.device, loaded={}).check()  # what they have is theirs to know
     for folder in {job.target.parent for job in jobs}:
         remove_unfinished(folder)
     there = set() if options.overwrite else {job for job in jobs if is_there(job, resume)}
@@ -63,7 +65,7 @@ def check_address(address: str) -> None:
     """Refuse what is no address, and a cluster beyond this machine to which anyone may connect: whoever can connect to
     Ray can run programs on all of its machines."""
     host, _, port = address.rpartition(":")
-    if address not in ("local", "auto") and not (host and "/" not in host and port.isdigit()):
+    if address not in ("local", "auto") and not (host and "/" not in host and port.isdecimal()):
         raise SynergicError(f"--cluster: expected HOST:PORT, auto, or nothing for this machine alone, got {address!r}")
     if address != "local" and not is_loopback(host) and os.environ.get("RAY_AUTH_MODE") != "token":
         raise SynergicError(
@@ -85,7 +87,7 @@ def check_that_it_answers(address: str, seconds: float = 10.0) -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise SynergicError(
             f"--cluster: {address}: expected a Ray cluster that answers, got none ({error}); check the address"
         ) from None
@@ -97,17 +99,30 @@ def short_folder() -> Path:
 
 
 @contextmanager
+def kept_environment(*names: str) -> Iterator[None]:
+    """Variables of the environment are after the block what they were before it."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
+
+
+@contextmanager
 def ray_at(address: str) -> Iterator[Any]:
     """Ray, connected, without usage statistics. A local one has a token of its own, leaves no files, and deletes those
     of local ones that were killed."""
     if address not in ("local", "auto"):
         check_that_it_answers(address)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     asked: dict[str, Any] = {"address": address}
     with (
         own_folder(FOLDER, short_folder()) if address == "local" else nullcontext() as folder,
         redirect_stdout(sys.stderr),  # Ray writes to stdout when a worker dies
+        kept_environment("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"),
     ):
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         if address == "local":
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
             asked |= {"_temp_dir": str(folder), "include_dashboard": False}
@@ -158,7 +173,8 @@ def answers(
     awaited = dict(enumerate(jobs))
     try:
         for row in restored.iter_rows():
-            yield told(awaited.pop(row["number"]), json.loads(row["result"]))
+            if (job := awaited.pop(row["number"], None)) is not None:  # or computed again, after a machine was lost
+                yield told(job, json.loads(row["result"]))
     except ray.exceptions.RayError as error:
         raise SynergicError(
             f"--cluster: expected workers, got none that works ({first_line(error)}); check that all machines have "

@@ -119,7 +119,10 @@ class OnnxModel:
             raise SynergicError(f"{source}: expected a model in one file, got one that reads others; export it again")
         try:
             config, card = json.loads(metadata["config"]), dict(json.loads(metadata["card"]))
-            colors, align = int(config["colors"]), config["downscale"] * (config["window"] or config["stride"])
+            sizes = config["colors"], config["downscale"], config["window"] or config["stride"]
+            if not all(type(size) is int for size in sizes):
+                raise TypeError
+            colors, align = sizes[0], sizes[1] * sizes[2]
             if colors not in (1, 3) or align not in range(1, 1 << 16):
                 raise ValueError
         except (KeyError, TypeError, ValueError, RecursionError):

@@ -50,7 +50,12 @@ TOLERANCE = 1e-4
 
 
 def export(
-    name_or_path: str | Path, target: Path, *, darktable: bool = False, blind: bool = False, overwrite: bool = False
+    name_or_path: str | Path,
+    target: Path | str,
+    *,
+    darktable: bool = False,
+    blind: bool = False,
+    overwrite: bool = False,
 ) -> dict[tuple[int, int], float]:
     """Write weights as an ONNX model and compare it with the network. Returns the relative error by height and width.
 
@@ -60,7 +65,7 @@ def export(
     a relative error above `TOLERANCE` raises SynergicError.
     blind: leave out the strength plane, for programs that do not know it; the model then works with unknown strength.
     """
-    wanted = (".onnx", ".dtmodel") if darktable else (".onnx",)
+    target, wanted = Path(target), (".onnx", ".dtmodel") if darktable else (".onnx",)
     if target.suffix not in wanted:
         raise SynergicError(f"{target}: expected a name that ends in {' or '.join(wanted)}")
     beside = target.with_name("config.json") if darktable and target.suffix == ".onnx" else target
@@ -71,11 +76,7 @@ def export(
     if beside != target and beside.exists() and not is_for_darktable(beside):
         raise SynergicError(f"{beside}: expected none, or an export's, got another file; choose another folder")
     network, card = load_weights(name_or_path)
-    if network.config.nonlocal_attention == "pixel" and network.config.window is None:
-        raise SynergicError(
-            f"{card.name}: expected attention in windows, got that of every pixel with all others, for whose "
-            "similarities a model has no memory; set network.window when training"
-        )
+    check_for_onnx(network.config, card, blind)
     if darktable:
         check_for_darktable(network.config, card, blind)
     model = traced(fold_batch_norm(deepcopy(network)), card, blind)
@@ -100,6 +101,17 @@ def export(
     if beside != target:
         write_text(beside, described, overwrite=overwrite)
     return errors
+
+
+def check_for_onnx(config: SATNetConfig, card: Card, blind: bool) -> None:
+    """Refuse a model that could not hold its similarities, and leaving out a strength that is not there."""
+    if config.nonlocal_attention == "pixel" and config.window is None:
+        raise SynergicError(
+            f"{card.name}: expected attention in windows, got that of every pixel with all others, for whose "
+            "similarities a model has no memory; set network.window when training"
+        )
+    if blind and not config.conditioned:
+        raise SynergicError(f"blind: expected weights that take a strength, got {card.name}; leave it out")
 
 
 def is_for_darktable(config: Path) -> bool:
@@ -347,23 +359,21 @@ def attention_in_onnx(
     """
     step = lcm(stride, key_stride)
     n, height, width = (_size(q, axis) for axis in range(3))
-    longer = op.Max(height, width)
-    whole_size = _ceil_div(longer, step) * step
+    sides = [_ceil_div(length, step) * step for length in (height, width)]  # of a window that is the whole map
     if window is None:
-        whole = op.Cast(op.Constant(value_int=1), to=DataType.BOOL)
-        side, reach = whole_size, op.Constant(value_int=0)
+        whole, reach = op.Cast(op.Constant(value_int=1), to=DataType.BOOL), op.Constant(value_int=0)
     else:  # a map no larger than a window with its halo is compared whole
-        whole = op.LessOrEqual(longer, op.Constant(value_int=window + 2 * halo))
-        side = op.Where(whole, whole_size, op.Constant(value_int=window))
+        whole = op.LessOrEqual(op.Max(height, width), op.Constant(value_int=window + 2 * halo))
+        sides = [op.Where(whole, side, op.Constant(value_int=window)) for side in sides]
         reach = op.Where(whole, op.Constant(value_int=0), op.Constant(value_int=halo))
-    rows, columns = _ceil_div(height, side), _ceil_div(width, side)  # R, S
-    own = op.Div(side, op.Constant(value_int=stride))  # a, b
-    seen = op.Div(side + reach + reach, op.Constant(value_int=key_stride))  # c, d
+    rows, columns = (_ceil_div(length, side) for length, side in zip((height, width), sides, strict=True))  # R, S
+    a, b = (op.Div(side, op.Constant(value_int=stride)) for side in sides)
+    c, d = (op.Div(side + reach + reach, op.Constant(value_int=key_stride)) for side in sides)
 
     length, channels = patch_size * patch_size * q.shape[3], v.shape[3]  # D of q and k; C of v
-    q, query_places = _padded(q, rows, columns, patch_size, stride, side, op.Constant(value_int=0), whole)
-    k, key_places = _padded(k, rows, columns, patch_size, key_stride, side, reach, whole)
-    v, _ = _padded(v, rows, columns, patch_size, key_stride, side, reach, whole)
+    q, query_places = _padded(q, (rows, columns), patch_size, stride, sides, op.Constant(value_int=0), whole)
+    k, key_places = _padded(k, (rows, columns), patch_size, key_stride, sides, reach, whole)
+    v, _ = _padded(v, (rows, columns), patch_size, key_stride, sides, reach, whole)
     strips = attend_in_strips(
         q,
         k,
@@ -371,13 +381,13 @@ def attention_in_onnx(
         rows,
         *query_places,
         *key_places,
-        _outside(height, width, rows, columns, key_stride, side, reach),
-        _shape(n, columns, own * own, length),
-        _shape(n, columns, seen * seen, length),
-        _shape(n, columns, seen * seen, patch_size * patch_size * channels),
-        _shape(n, columns, own, own, patch_size, patch_size, channels),
-        _shape(n, own, columns * own, patch_size, patch_size, channels),
-        op.Expand(op.Constant(value_float=0.0), _shape(n, 0, columns * own, patch_size, patch_size, channels)),
+        _outside((height, width), (rows, columns), key_stride, sides, reach),
+        _shape(n, columns, a * b, length),
+        _shape(n, columns, c * d, length),
+        _shape(n, columns, c * d, patch_size * patch_size * channels),
+        _shape(n, columns, a, b, patch_size, patch_size, channels),
+        _shape(n, a, columns * b, patch_size, patch_size, channels),
+        op.Expand(op.Constant(value_float=0.0), _shape(n, 0, columns * b, patch_size, patch_size, channels)),
     )
     h, w = _ceil_div(height, stride), _ceil_div(width, stride)
     patches = op.Slice(strips, _shape(0, 0), _shape(h, w), _shape(1, 2))  # N h w i j C
@@ -423,13 +433,13 @@ def attend_in_strips(
 
 
 def _padded(
-    x: Any, rows: Any, columns: Any, patch_size: int, stride: int, side: Any, reach: Any, whole: Any
+    x: Any, counts: tuple[Any, Any], patch_size: int, stride: int, sides: Sequence[Any], reach: Any, whole: Any
 ) -> tuple[Any, tuple[Any, Any]]:
-    """A map in zeros that windows with `reach` pixels around them cover, and where in it the rows and the columns of
-    their patches lie: R a i and S b j."""
+    """A map in zeros that R, S windows with `reach` pixels around them cover, and where in it the rows and the columns
+    of their patches lie: R a i and S b j."""
     margins, places = [], []
-    seen = op.Div(side + reach + reach, op.Constant(value_int=stride))
-    for axis, count in ((1, rows), (2, columns)):
+    for axis, count, side in zip((1, 2), counts, sides, strict=True):
+        seen = op.Div(side + reach + reach, op.Constant(value_int=stride))
         length = _size(x, axis)
         before = _before(length, patch_size, stride, whole) + reach
         extent = count * side + reach + reach + (patch_size - stride)
@@ -441,18 +451,21 @@ def _padded(
     return op.Pad(x, _shape(0, top, left, 0, 0, bottom, right, 0)), (places[0], places[1])
 
 
-def _outside(height: Any, width: Any, rows: Any, columns: Any, key_stride: int, side: Any, reach: Any) -> Any:
+def _outside(
+    lengths: tuple[Any, Any], counts: tuple[Any, Any], key_stride: int, sides: Sequence[Any], reach: Any
+) -> Any:
     """Minus infinity for the key patches of a window that lie outside the map, else 0. R S 1 c*d."""
-    stride = op.Constant(value_int=key_stride)
-    seen, inside = op.Div(side + reach + reach, stride), []
-    for length, count in ((height, rows), (width, columns)):
+    stride, inside, all_seen = op.Constant(value_int=key_stride), [], []
+    for length, count, side in zip(lengths, counts, sides, strict=True):
+        seen = op.Div(side + reach + reach, stride)
+        all_seen.append(seen)
         windows = op.Unsqueeze(_range(count) * op.Div(side, stride), _shape(1))
         place = windows + _range(seen) - op.Div(reach, stride)  # R c
         last = _ceil_div(length, key_stride)
         inside.append(op.And(op.GreaterOrEqual(place, op.Constant(value_int=0)), op.Less(place, last)))
     both = op.And(op.Unsqueeze(inside[0], _shape(1, 3)), op.Unsqueeze(inside[1], _shape(0, 2)))  # R S c d
     bias = op.Where(both, op.Constant(value_float=0.0), op.Constant(value_float=float("-inf")))
-    return op.Reshape(bias, _shape(rows, columns, 1, seen * seen))
+    return op.Reshape(bias, _shape(*counts, 1, all_seen[0] * all_seen[1]))
 
 
 def _fold(patches: Any, patch_size: int, stride: int) -> Any:

@@ -17,8 +17,8 @@ from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_down
 
 from synergic.card import HUB, HUB_FILE, find_weights
 from synergic.errors import SynergicError, first_line
-from synergic.network import SATNet, count_parameters
-from synergic.weights import read_header
+from synergic.network import count_parameters
+from synergic.weights import load_weights
 
 
 def push_to_hub(name_or_path: str | Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
@@ -44,11 +44,11 @@ class HubWeights(ModelHubMixin):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config, self.card = read_header(path)
+        self.network, self.card = load_weights(path)  # nobody is to download what does not open
 
     def _save_pretrained(self, save_directory: Path) -> None:
         shutil.copyfile(self.path, save_directory / HUB_FILE)
-        (save_directory / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
+        (save_directory / "config.json").write_text(json.dumps(asdict(self.network.config), indent=1))
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> Self:
@@ -83,7 +83,7 @@ class HubWeights(ModelHubMixin):
             "```",
             "",
             f"- removes: {card.task}",
-            f"- parameters: {count_parameters(SATNet(self.config)):,}",
+            f"- parameters: {count_parameters(self.network):,}",
             f"- trained on: {card.data} ({card.licence})",
             f"- training: {card.steps:,} steps, {card.seconds:,.0f} s on {card.hardware}",
             *([f"- limits: {card.limits}"] if card.limits else []),

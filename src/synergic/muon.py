@@ -44,7 +44,10 @@ class Muon(torch.optim.Optimizer):
         for parameter in parameters:
             gradient = parameter.grad
             assert gradient is not None
-            average = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+            state = self.state[parameter]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(parameter)
+            average = state["momentum"]
             average.lerp_(gradient, 1 - momentum)
             directions.append(gradient.lerp(average, momentum).flatten(1))
         steps = orthogonalized(torch.stack(directions))

@@ -48,7 +48,7 @@ class Restorer:
         network, card = load_weights(name_or_path)
         chosen = pick_device(device)
         picked = pick_precision(precision, chosen)
-        network = fold_batch_norm(network).to(chosen)
+        network = fold_batch_norm(network).requires_grad_(False).to(chosen)  # or `tensor` would keep every graph
         if gains_from_nnpack(chosen, picked):
             use_nnpack(network)
         tile_size = tile_size_for(total_memory(chosen), picked.itemsize) if tile_size is None else tile_size
@@ -87,8 +87,12 @@ class Restorer:
         return self.network.config.conditioned
 
     def tensor(self, degraded: Tensor, *, sigma: float | None = None, quality: int | None = None) -> Tensor:
-        """Restore a batch on its device, whole, with gradients if asked for: N C H W in about [0, 1] -> N C H W
-        float32, not clipped. C is the picture's, 1 or 3, whatever the network's."""
+        """Restore a batch on its device, whole, with a gradient if the batch has one: N C H W of floats in about [0, 1]
+        -> N C H W float32, not clipped. C is the picture's, 1 or 3, whatever the network's."""
+        if degraded.ndim != 4 or 0 in degraded.shape or not degraded.is_floating_point():
+            got = f"{str(degraded.dtype).removeprefix('torch.')} {tuple(degraded.shape)}"
+            raise SynergicError(f"picture: expected floats N C H W, got {got}; convert it")
+        degraded = degraded.float()
         told, views = self.told_strength(sigma, quality), range(8 if self.ensemble else 1)
         restored = [turned_back(self._apply(turned(degraded, k), told), k) for k in views]
         return torch.stack(restored).mean(0)

@@ -38,6 +38,11 @@ def place(text: str) -> Path:
     return named  # type: ignore[return-value]  # it has what is asked of it
 
 
+def as_place(given: Path | str) -> Path:
+    """A path as it is; of text, what `place` makes."""
+    return place(given) if isinstance(given, str) else given
+
+
 @contextmanager
 def reached(named: "Path | UPath") -> Iterator[None]:
     """Turn the errors of a store, each of which has kinds of its own, into one SynergicError with its URL."""

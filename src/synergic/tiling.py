@@ -100,10 +100,11 @@ def check_tile_size(tile_size: int) -> None:
 
 def checked(image: np.ndarray) -> np.ndarray:
     """The picture as H W C, or SynergicError."""
-    if not isinstance(image, np.ndarray):
+    if not isinstance(image, np.ndarray) or isinstance(image, np.ma.MaskedArray):
         got = f"{type(image).__module__}.{type(image).__qualname__}"
         raise SynergicError(f"picture: expected a NumPy array, got {got}; pass numpy.asarray(...) of it, gray or RGB")
-    pixels = image[..., None] if image.ndim == 2 else image
+    pixels = np.asarray(image)  # of a subclass, whose operations are not an array's
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
         raise SynergicError(f"picture: expected H W, H W 1 or H W 3, got {image.shape}; give alpha separately")
     if pixels.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):

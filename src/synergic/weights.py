@@ -21,17 +21,19 @@ FORMAT = "synergic-1"
 STATE_DICT_FORMAT = "synergic-state-dict-1"
 CONFIG_KEY = "config"
 """The tensor that holds the configuration where a program reads nothing but tensors."""
+MOST_CONFIG = 1 << 16
+"""Bytes of it that are read: a hundred times what one has."""
 
 _TYPES = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}  # as safetensors names them
 
 
-def save_weights(path: Path, network: SATNet, card: Card, *, half: bool = False) -> None:
+def save_weights(path: Path | str, network: SATNet, card: Card, *, half: bool = False) -> None:
     """Write a network and its card as one file; it appears whole or not at all. `half`: float16, half the size."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
     if half:
         tensors = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
     metadata = {"format": FORMAT, "config": json.dumps(asdict(network.config)), "card": json.dumps(asdict(card))}
-    save_tensors(path, tensors, metadata)
+    save_tensors(Path(path), tensors, metadata)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], *, overwrite: bool = True) -> None:
@@ -98,7 +100,10 @@ def network_from_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[SATNet, d
     """The network (evaluation mode, CPU) that `save_state_dict` wrote, and its tensors. As strict as `load_weights`."""
     tensors = dict(state_dict)
     try:
-        config = json.loads(bytes(tensors.pop(CONFIG_KEY).tolist()))
+        held = tensors.pop(CONFIG_KEY)
+        if held.dtype != torch.uint8 or held.ndim != 1 or len(held) > MOST_CONFIG:
+            raise ValueError
+        config = json.loads(bytes(held.tolist()))
         if not isinstance(config, dict):
             raise ValueError
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -107,8 +112,8 @@ def network_from_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[SATNet, d
             "write the file by `synergic export --for spandrel`"
         ) from None
     network = unfilled(read_config(SATNetConfig, config, CONFIG_KEY))
-    held = {key: f"{_TYPES.get(tensor.dtype, tensor.dtype)} {list(tensor.shape)}" for key, tensor in tensors.items()}
-    check_tensors(network, held, "SAT-Net")
+    shapes = {key: f"{_TYPES.get(tensor.dtype, tensor.dtype)} {list(tensor.shape)}" for key, tensor in tensors.items()}
+    check_tensors(network, shapes, "SAT-Net")
     fill(network, tensors, "SAT-Net")
     return network, tensors
 
