@@ -183,6 +183,16 @@ def test_errors_name_no_path_of_ours(desk: Desk, tmp_path: Path) -> None:
         hand_in(desk, tmp_path / "deep.jpg")
 
 
+def test_too_little_memory_is_one_line(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def starved(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    path = save(tmp_path / "a.png", np.zeros((10, 10, 1), np.uint8))
+    monkeypatch.setattr("synergic.desk.read_picture", starved)
+    with pytest.raises(FullError, match="memory: expected enough for the picture, got less; try again later"):
+        hand_in(desk, path)
+
+
 def test_pixels_are_counted_before_they_are_decoded(desk: Desk, tmp_path: Path) -> None:
     desk.limits = Limits(pixels=99)
     with pytest.raises(SynergicError, match="picture: expected at most 99 pixels, got 10 x 10"):

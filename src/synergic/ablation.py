@@ -167,10 +167,15 @@ def ablate(
         run.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(run.folder / "lock", timeout=0):  # gone with its process, however that ends
-                train_rest(run, accelerator, lambda text, head=head: say(f"{head}: {text}"))  # type: ignore[misc]
-                measure(run.folder, wanted, pictures, accelerator, lambda text, head=head: say(f"{head}: {text}"))  # type: ignore[misc]
+                train_rest(run, accelerator, headed(head, say))
+                measure(run.folder, wanted, pictures, accelerator, headed(head, say))
         except Timeout:
             say(f"{head}: another process is at it; left to that one")
+
+
+def headed(head: str, say: Callable[[str], None]) -> Callable[[str], None]:
+    """Says lines that begin with `head`."""
+    return lambda text: say(f"{head}: {text}")
 
 
 def train_rest(run: Run, accelerator: str, say: Callable[[str], None]) -> None:

@@ -110,7 +110,7 @@ def read_pairs(clean: Path, degraded: Path, colors: int) -> dict[str, np.ndarray
 
 
 def toning(colors: int, generator: Generator) -> Tensor:
-    """What a gray picture, C H W, is multiplied by: 1 in every second, else a colour such as sepia. C 1 1, up to 1."""
+    """What a gray picture, 1 H W, is multiplied by: every second time 1, else a colour such as sepia. C 1 1."""
     if torch.rand((), generator=generator) < 0.5:
         return torch.ones(colors, 1, 1)
     tone = 1 - STRONGEST_TONE * torch.rand(colors, 1, 1, generator=generator)

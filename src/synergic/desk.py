@@ -310,6 +310,8 @@ class Desk:
                 raise type(error)(re.sub(ours, "picture", str(error))) from error
             except OSError as error:
                 raise FullError.of_disk(error) from error
+            except MemoryError as error:
+                raise FullError("memory: expected enough for the picture, got less; try again later") from error
 
     # ---- restoring
 
