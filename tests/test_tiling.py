@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synergic.images import to_float
-from synergic.tiling import axis_spans, blend, map_tiles, tile_size_for
+from synergic.images import from_float, to_float
+from synergic.tiling import axis_spans, blend, is_toned, map_tiles, tile_size_for
 
 
 @given(
@@ -101,3 +101,16 @@ def test_progress_counts_every_tile() -> None:
 def test_tiles_are_as_large_as_memory_allows(gigabytes: float, side: int) -> None:
     assert tile_size_for(int(gigabytes * 2**30), itemsize=2) == side
     assert tile_size_for(int(gigabytes * 2**30), itemsize=4) == min(side, 768)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("tint", [(1.0, 0.98, 0.96), (1.0, 0.9, 0.75), (0.6, 0.8, 1.0)])
+def test_toned_gray_is_told_from_colour_by_its_noise(tint: tuple[float, ...], dtype: type) -> None:
+    random = np.random.default_rng(0)
+    gray = np.linspace(0, 1, 160)[:, None, None].repeat(160, 1)
+    for sigma in (0.0, 5 / 255, 50 / 255):
+        alike = np.clip(gray + random.normal(0, sigma, gray.shape), 0, 1) * np.array(tint)
+        assert is_toned(from_float(alike.astype(np.float32), dtype))
+        assert not is_toned(from_float(alike.astype(np.float32)[:100, :100], dtype)), "too small to tell"
+        apart = np.clip(gray * np.array(tint) + random.normal(0, max(sigma, 2 / 255), (160, 160, 3)), 0, 1)
+        assert not is_toned(from_float(apart.astype(np.float32), dtype))

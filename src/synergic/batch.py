@@ -29,7 +29,7 @@ from synergic.images import (
     write_picture,
 )
 from synergic.stores import as_place, check_apart, fetched, identity, reached, real_path, stored
-from synergic.tiling import Progress, is_gray
+from synergic.tiling import Progress, is_gray, is_toned
 
 if TYPE_CHECKING:
     from synergic.restore import Restorer
@@ -128,8 +128,9 @@ class Options:
 
 
 def colors_of(picture: Picture) -> int:
-    """1 for gray, stored as RGB or not: weights for colour have seen no noise that is equal in all channels."""
-    return 1 if is_gray(picture.pixels) else 3
+    """1 for gray, stored as RGB or not, and for toned gray, whose colours gray weights restore one by one: weights for
+    colour have seen no noise that is alike in all channels."""
+    return 1 if is_gray(picture.pixels) or is_toned(picture.pixels) else 3
 
 
 def has_weights(task: Task, picture: Picture) -> bool:

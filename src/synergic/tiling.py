@@ -124,6 +124,23 @@ def is_gray(pixels: np.ndarray) -> bool:
     return pixels.shape[2] == 1 or bool((pixels == pixels[..., :1]).all())
 
 
+def is_toned(pixels: np.ndarray) -> bool:
+    """Is a colour picture H W 3 a gray one seen through a tint, as sepia prints are: are two of its colours, to a level
+    of 8 bits, functions of the third? Then so is its noise, the same in all three. False for small pictures, of which
+    everything is a function."""
+    step = max(1, pixels[..., 0].size // 1_000_000)
+    colors = to_float(pixels.reshape(-1, pixels.shape[2])[::step]) * 255
+    if len(colors) < 1 << 14:
+        return False
+    levels = np.clip(np.rint(colors[:, 0]), 0, 255).astype(np.intp)
+    counts = np.maximum(np.bincount(levels, minlength=256), 1)
+    for other in colors.T[1:]:
+        means = np.bincount(levels, other, 256) / counts
+        if np.sqrt(np.mean((other - means[levels]) ** 2)) > 1:
+            return False
+    return True
+
+
 def smoothed(pixels: np.ndarray) -> np.ndarray:
     """Means of blocks of 8 x 8, in which little of the noise is left. H W C -> H/8 W/8 C; what is over stays out."""
     height, width, channels = pixels.shape
