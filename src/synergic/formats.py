@@ -16,7 +16,6 @@ WORDS = {
     EXIF: "EXIF",
     XMP: "XMP",
     "iptc-data": "IPTC",
-    "jpeg-segments": "comments, long XMP or Photoshop's data",
     "png-colour": "the colour space",
     "png-scale": "what the PNG measures",
     "png-text": "texts of the PNG",

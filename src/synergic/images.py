@@ -46,6 +46,7 @@ from synergic.metadata import (
     mended_jpeg,
     mended_png,
     png_extras,
+    segments_in_words,
     tiff_changes,
     tiff_extras,
     upright_xmp,
@@ -414,7 +415,8 @@ def _missing(path: Path, picture: Picture, form: Format) -> list[str]:
         else:
             plain = name == "png-colour" and b"sRGB" in wanted and b"cICP" not in wanted  # what all others mean
             lost = name not in form.own and not plain
-        missing += [WORDS.get(name, name)] if lost else []
+        if lost:
+            missing += segments_in_words(wanted) if name == "jpeg-segments" else [WORDS.get(name, name)]
     return missing
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "mended_jpeg",
     "mended_png",
     "png_extras",
+    "segments_in_words",
     "standard_tables",
 ]
 __all__ += ["tiff_changes", "tiff_extras", "upright_xmp", "webp_extras", "without_element", "xmp_alone"]
@@ -261,8 +262,8 @@ _LUMA_TABLE = np.array([
 # fmt: on
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # FF 00 is a byte of the pixels, FF D0 to D7 stand among them
 _XMP_BODY, _XMP_REST = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
-_CARRIED_SEGMENTS = (0xFE, b""), (0xE1, _XMP_REST), (0xED, _PHOTOSHOP)
-"""Comments, long XMP, Photoshop's data: markers, and how their contents begin."""
+_CARRIED_SEGMENTS = {(0xFE, b""): "comments", (0xE1, _XMP_REST): "long XMP", (0xED, _PHOTOSHOP): "Photoshop's data"}
+"""By markers, and how their contents begin."""
 MOST_IN_SEGMENT = 65_000
 
 
@@ -308,6 +309,15 @@ def jpeg_extras(path: Path, contents: bytes) -> Extras:
     if luma in tables:
         extras.jpeg_quality = int(np.abs(standard_tables() - tables[luma]).sum(axis=1).argmin()) + 1
     return extras
+
+
+def segments_in_words(segments: bytes) -> list[str]:
+    """What is in the segments that are carried."""
+    words, found, start = {marker: kind for (marker, _), kind in _CARRIED_SEGMENTS.items()}, list[str](), 0
+    while start < len(segments):
+        found.append(words[segments[start + 1]])
+        start += 2 + int.from_bytes(segments[start + 2 : start + 4], "big")
+    return list(dict.fromkeys(found))
 
 
 def _segments_without_previews(segments: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
