@@ -7,7 +7,6 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -584,14 +583,9 @@ class State:
         lines = log_lines(self.run) or [",".join(row)]
         text = "".join(f"{line}\n" for line in (*lines, ",".join(map(str, row.values()))))
         write_text(self.run / "log.csv", text, overwrite=True)
-        for key, value in row.items():
-            self.events.add_scalar(key, value, self.step)
-        self.events.flush()
-
-    @cached_property
-    def events(self) -> SummaryWriter:
-        """What TensorBoard shows: one file of a start."""
-        return SummaryWriter(str(self.run))
+        with SummaryWriter(str(self.run)) as events:
+            for key, value in row.items():
+                events.add_scalar(key, value, self.step)
 
     def card(self) -> Card:
         recipe = as_json(asdict(self.recipe))
