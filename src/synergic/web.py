@@ -90,13 +90,18 @@ def serve(listening: socket.socket, host: str, limits: Limits, ready: Callable[[
             timeout_graceful_shutdown=1,
         )
         logging.getLogger("uvicorn.error").addFilter(is_no_cancellation)
+        server = uvicorn.Server(config)
+
+        def end(*_: object) -> None:  # an exception could be lost where Python lets none out
+            server.should_exit = True
+
         for name in {"SIGTERM", "SIGBREAK"} & signal.Signals.__members__.keys():
-            signal.signal(signal.Signals[name], signal.default_int_handler)  # ends as Ctrl-C does: all is deleted
+            signal.signal(signal.Signals[name], end)  # as Ctrl-C does: all is deleted
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
-            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # the terminal was closed
+            signal.signal(signal.SIGHUP, end)  # the terminal was closed
         ready()
         try:
-            uvicorn.Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
         finally:
             desk.close()
 
